@@ -1,0 +1,117 @@
+"""The status of an AdaptiveTrainingJob: what the operator knows and intends.
+
+Only what cannot be recomputed is stored (accepted request, time of the last resize, failures
+counted); the rest is printed for people.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field
+
+from concertina_api.v1alpha1.base import Count, Duration, Finite, Model, Text, Token
+
+
+class ConditionType(StrEnum):
+    """Types of the job's conditions; all are good when True, but Failed."""
+
+    READY = "Ready"
+    PODS_READY = "PodsReady"
+    RESIZING = "Resizing"
+    REQUEST_SATISFIED = "RequestSatisfied"
+    TEMPLATE_VALID = "TemplateValid"
+    COMPATIBLE = "Compatible"
+    CHECKPOINT_DURABLE = "CheckpointDurable"
+    SUSPENDED = "Suspended"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+
+
+class Condition(Model):
+    """A Kubernetes condition."""
+
+    type: ConditionType
+    status: Annotated[str, Field(pattern="^(True|False|Unknown)$")]
+    reason: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
+    message: Annotated[str, Field(max_length=1024)] = ""
+    observed_generation: Count = 0
+    last_transition_time: AwareDatetime | None = None
+
+
+class PodCounts(Model):
+    """Pods as numbers."""
+
+    wanted: Count = 0
+    ready: Count = 0
+    running: Count = 0
+    granted: Count | None = None
+    """Pods that a queue or quota allows now; null means no limit but max."""
+
+
+class BatchStatus(Model):
+    """The accepted request."""
+
+    requested: Count = 0
+    effective: Count = 0
+    accumulation: Count = 0
+    sequence: Count = 0
+    reason: Text = ""
+
+
+class ProgressStatus(Model):
+    """How far training is."""
+
+    step: Count = 0
+    samples: Count = 0
+    loss: Finite | None = None
+    noise_scale: Finite | None = None
+    samples_per_second: Duration | None = None
+    finishes_at: AwareDatetime | None = None
+
+
+class LastResize(Model):
+    """The newest change of the membership."""
+
+    from_world_size: Count
+    to_world_size: Count
+    reason: Text = ""
+    pause_seconds: Duration | None = None
+    phases: dict[str, Duration] = Field(default_factory=dict)
+    at: AwareDatetime | None = None
+
+
+class FailureCount(Model):
+    """Failures that count against backoffLimit: once per round, by pod."""
+
+    count: Count = 0
+    rounds: Annotated[tuple[Count, ...], Field(max_length=1024)] = ()
+    """Rounds whose failure was counted."""
+    uids: Annotated[tuple[Token, ...], Field(max_length=1024)] = ()
+    """Incarnations (uid.incarnation) whose failure was seen."""
+    good_step: Count = 0
+    """Step at which the count last started anew."""
+    message: Text = ""
+
+
+class JobStatus(Model):
+    """Everything the operator writes about a job."""
+
+    observed_generation: Count = 0
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
+    state: str = ""
+    """Derived, for printing; nothing reads it back."""
+    pods: PodCounts = PodCounts()
+    world_size: Count = 0
+    round: Count = 0
+    batch: BatchStatus = BatchStatus()
+    progress: ProgressStatus = ProgressStatus()
+    last_resize: LastResize | None = None
+    resizes: Count = 0
+    gpu_seconds: Duration = 0.0
+    start_time: AwareDatetime | None = None
+    completion_time: AwareDatetime | None = None
+    scaled_at: AwareDatetime | None = None
+    """When the number of wanted pods last changed; cooldowns count from here."""
+    below_min_since: AwareDatetime | None = None
+    """Since when fewer pods than min are warm; null while there are enough."""
+    failures: FailureCount = FailureCount()

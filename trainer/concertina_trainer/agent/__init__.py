@@ -1,0 +1,1 @@
+"""The process that stands for a pod: torch elastic agent, rendezvous, report, metrics."""

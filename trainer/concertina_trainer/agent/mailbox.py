@@ -1,0 +1,106 @@
+"""Files between an agent and its workers, in one folder of the pod.
+
+    membership.json      agent -> workers   the newest membership, as the agent received it
+    notice.json          agent -> workers   the pod must end; by when
+    worker-<local>.json  worker -> agent    what the worker is doing
+
+Every file is replaced by rename, so a reader sees the old or the new one, never a part. A file
+outlives the process that wrote it, needs no thread on either side, and costs a reader one stat
+when nothing changed.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from concertina_api.v1alpha1 import (
+    BatchSizeRequest,
+    Failure,
+    Membership,
+    PodPhase,
+    Progress,
+    Resize,
+    SavedCheckpoint,
+)
+from concertina_api.v1alpha1.base import Count, Duration, Model, Name, Token
+
+Content = TypeVar("Content", bound=BaseModel)
+
+
+class Notice(Model):
+    """The pod was told to end."""
+
+    deadline: Duration
+    """By when, in seconds of time.monotonic(), which all processes of a machine share."""
+
+
+class WorkerStatus(Model):
+    """What a worker tells its agent; fields as in the report."""
+
+    incarnation: Token
+    local_rank: Annotated[int, Field(ge=0, le=64)]
+    pid: Count
+    rank: Annotated[int, Field(ge=-1)] = -1
+    """Global rank in `round`, -1 before the first round."""
+    phase: PodPhase = PodPhase.STARTING
+    round: Count = 0
+    suspects: tuple[Name, ...] = ()
+    failure: Failure | None = None
+    request: BatchSizeRequest | None = None
+    progress: Progress | None = None
+    acknowledged: Resize | None = None
+    checkpoint: SavedCheckpoint | None = None
+    finished: bool = False
+    state_bytes: Count | None = None
+    peak_bytes: Count | None = None
+    samples_trained: Count = 0
+    """Samples in steps that this process took as leader; counts for the metrics."""
+    recomputed_micro_batches: Count = 0
+    checkpoint_blocking_seconds: Duration | None = None
+    step_seconds: Duration | None = None
+
+
+class Inbox(Generic[Content]):
+    """Reads one file; parses it again only when it was replaced."""
+
+    def __init__(self, path: Path, content: type[Content]) -> None:
+        self._path = path
+        self._content = content
+        self._stamp: tuple[int, int] | None = None
+        self._latest: Content | None = None
+
+    def read(self) -> Content | None:
+        """The newest valid content; the last good one when the file is absent or rubbish."""
+        try:
+            status = self._path.stat()
+            stamp = (status.st_mtime_ns, status.st_ino)
+            if stamp != self._stamp:
+                self._latest = self._content.model_validate_json(self._path.read_bytes())
+                self._stamp = stamp
+        except (FileNotFoundError, ValidationError):
+            pass
+        return self._latest
+
+
+def put(path: Path, content: BaseModel) -> None:
+    """Replace the file at `path` by `content`, atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(content.model_dump_json(by_alias=True, exclude_none=True))
+    temporary.replace(path)
+
+
+def membership_inbox(mailbox: Path) -> Inbox[Membership]:
+    """Where a worker finds the newest membership."""
+    return Inbox(mailbox / "membership.json", Membership)
+
+
+def notice_inbox(mailbox: Path) -> Inbox[Notice]:
+    """Where a worker finds that its pod must end."""
+    return Inbox(mailbox / "notice.json", Notice)
+
+
+def worker_file(mailbox: Path, local_rank: int) -> Path:
+    """Where a worker tells what it is doing."""
+    return mailbox / f"worker-{local_rank}.json"

@@ -1,0 +1,1 @@
+"""Durable state from which any world size can start."""

@@ -1,0 +1,1 @@
+"""Samples: their order, how they are loaded ahead, file formats."""

@@ -1,0 +1,1 @@
+"""Training tasks that run without a download."""

@@ -1,0 +1,1 @@
+"""Weights out of a checkpoint, and weights into a new run."""

@@ -1,0 +1,1 @@
+"""The training loop: session, step, evaluation, record."""

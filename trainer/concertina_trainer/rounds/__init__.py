@@ -1,0 +1,1 @@
+"""How workers enter a round together: groups, agreement, the transaction."""

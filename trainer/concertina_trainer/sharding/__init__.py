@@ -1,0 +1,1 @@
+"""The training state as rows per worker, and how rows move between worlds."""
