@@ -1,1 +1,1 @@
-"""The operator: decides how many pods a job has. The pure core knows no cluster; shells apply it."""
+"""The operator: decides how many pods a job has. Pure core, thin shells."""

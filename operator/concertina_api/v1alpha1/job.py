@@ -49,7 +49,10 @@ class Rule(Model):
 
     name: RuleName = RuleName.NORM_TEST
     eta: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """NormTest: grow when gradient variance / b exceeds eta^2 |g|^2. Default 0.8; 0.7 is faster, 0.9 more careful."""
+    """NormTest: grow when gradient variance / b exceeds eta^2 |g|^2.
+
+    Default 0.8; 0.7 is faster, 0.9 more careful.
+    """
     fraction: Annotated[float, Field(gt=0, le=1000)] | None = None
     """NoiseScale: wanted batch as a fraction of the gradient noise scale. Default 1/0.8^2 - 1 = 0.5625."""
     stages: Annotated[tuple[RampStage, ...], Field(max_length=64)] = ()
@@ -196,7 +199,7 @@ class ScalingPolicy(Model):
     """When and how fast the number of pods follows the batch."""
 
     mode: Scaling = Scaling.AUTO
-    """Auto acts; Recommend computes and explains everything and writes neither pod nor membership; Off leaves the job alone."""
+    """Auto acts; Recommend explains everything and writes neither pod nor membership; Off does nothing."""
     scale_up_cooldown_seconds: Seconds = 60
     scale_down_cooldown_seconds: Seconds = 300
     ready_deadline_seconds: Seconds = 600
