@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -66,6 +67,15 @@ def spawn(function: Callable[..., Any], *args: Any) -> BaseProcess:
     return process
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a rank has no result."""
+
+    at: float
+    """Monotonic time, one clock for all processes: the earliest failure is the cause."""
+    message: str
+
+
 class _Worker:
     """One process of the pool and the pipe to it."""
 
@@ -81,9 +91,6 @@ class _Worker:
     def kill(self) -> int | None:
         """Ends the process at once and returns its exit code."""
         self.process.kill()
-        return self.close()
-
-    def close(self) -> int | None:
         self.pipe.close()
         self.process.join()
         exit_code = self.process.exitcode
@@ -110,36 +117,39 @@ def _collect(members: Mapping[int, _Worker], timeout_seconds: float) -> dict[int
     """Results by rank; on a failure every member that has not answered is killed."""
     waiting = {member.pipe: rank for rank, member in members.items()}
     results: dict[int, Any] = {}
-    failure = ""
+    failures: list[tuple[float, str]] = []
     deadline = time.monotonic() + timeout_seconds
     while waiting and (ready := wait(list(waiting), max(0.0, deadline - time.monotonic()))):
         for pipe in ready:
             assert isinstance(pipe, Connection)
             rank = waiting.pop(pipe)
-            error = _receive(members[rank], rank, results)
-            if error and not failure:
-                failure = error
+            answer = _receive(members[rank], rank)
+            if isinstance(answer, _Failure):
+                failures.append((answer.at, answer.message))
                 deadline = min(deadline, time.monotonic() + _GRACE_SECONDS)
+            else:
+                results[rank] = answer
     for rank in waiting.values():
         _discard(members[rank])
-    if waiting and not failure:
-        stuck = sorted(waiting.values())
-        failure = f"ranks {stuck} did not end within {timeout_seconds} s"
-    if failure:
-        raise WorldFailed(failure)
+    if failures:
+        raise WorldFailed(min(failures)[1])
+    if waiting:
+        raise WorldFailed(
+            f"ranks {sorted(waiting.values())} did not end within {timeout_seconds} s"
+        )
     return results
 
 
-def _receive(member: _Worker, rank: int, results: dict[int, Any]) -> str:
-    """Stores the rank's result, or returns why there is none."""
+def _receive(member: _Worker, rank: int) -> Any:
+    """The result of a rank, or its failure."""
     try:
-        succeeded, value = pickle.loads(member.pipe.recv_bytes())
+        answer = pickle.loads(member.pipe.recv_bytes())
     except (EOFError, OSError):
-        return f"rank {rank} died with exit code {_discard(member)}"
-    if not succeeded:
-        return f"rank {rank} failed:\n{value}"
-    results[rank] = value
-    return ""
+        # A death is the cause of whatever the others report, also when it is noticed last.
+        return _Failure(0.0, f"rank {rank} died with exit code {_discard(member)}")
+    if isinstance(answer, _Failure):
+        return _Failure(answer.at, f"rank {rank} failed:\n{answer.message}")
+    return answer
 
 
 def _discard(member: _Worker) -> int | None:
@@ -157,14 +167,18 @@ def _serve(pipe: Connection) -> None:
             rank, world_size, port, timeout_seconds, call = pickle.loads(pipe.recv_bytes())
         except (EOFError, OSError):
             return
-        try:
-            function, args = pickle.loads(call)
-            with _group(rank, world_size, port, timeout_seconds):
-                answer = pickle.dumps((True, function(*args)))
-        except BaseException:  # noqa: BLE001 - whatever a test raises goes to its caller
-            answer = pickle.dumps((False, traceback.format_exc()))
+        with _group(rank, world_size, port, timeout_seconds):
+            answer = _answer(call)
         gc.collect()  # old FSDP modules are reference cycles that hold sockets of their group
         pipe.send_bytes(answer)
+
+
+def _answer(call: bytes) -> bytes:
+    try:
+        function, args = pickle.loads(call)
+        return pickle.dumps(function(*args))
+    except BaseException:  # noqa: BLE001 - whatever a test raises goes to its caller
+        return pickle.dumps(_Failure(time.monotonic(), traceback.format_exc()))
 
 
 @contextmanager
