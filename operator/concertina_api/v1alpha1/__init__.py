@@ -50,6 +50,7 @@ from concertina_api.v1alpha1.status import (
     LastResize,
     PodCounts,
     ProgressStatus,
+    RetryStatus,
 )
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "RampStage",
     "Report",
     "Resize",
+    "RetryStatus",
     "Rule",
     "RuleName",
     "SavedCheckpoint",

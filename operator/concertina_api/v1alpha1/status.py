@@ -78,6 +78,8 @@ class LastResize(Model):
     pause_seconds: Duration | None = None
     phases: dict[str, Duration] = Field(default_factory=dict)
     at: AwareDatetime | None = None
+    round: Count = 0
+    """Newest round that was committed."""
 
 
 class FailureCount(Model):
@@ -91,6 +93,15 @@ class FailureCount(Model):
     good_step: Count = 0
     """Step at which the count last started anew."""
     message: Text = ""
+
+
+class RetryStatus(Model):
+    """Back-off of pod creation after pods that failed or were given back."""
+
+    count: Count = 0
+    """Attempts in a row that did not lead to the wanted number of members."""
+    not_before: AwareDatetime | None = None
+    """No pod is created earlier than this."""
 
 
 class JobStatus(Model):
@@ -115,3 +126,14 @@ class JobStatus(Model):
     below_min_since: AwareDatetime | None = None
     """Since when fewer pods than min are warm; null while there are enough."""
     failures: FailureCount = FailureCount()
+    retry: RetryStatus = RetryStatus()
+    round_at: AwareDatetime | None = None
+    """When the newest round was published; its deadlines count from here."""
+    probe_at: AwareDatetime | None = None
+    """When the newest probe was published; null when none is open."""
+    active_seconds: Duration = 0.0
+    """Seconds that the job was active up to its last suspension."""
+    active_since: AwareDatetime | None = None
+    """Since when the job is active without a break; null while suspended."""
+    gpu_counted_at: AwareDatetime | None = None
+    """Up to when gpuSeconds are counted."""

@@ -1,0 +1,64 @@
+"""What a reconcile knows: plain facts about one job, its pods, its membership and their reports.
+
+Built by a shell (local processes, or Kubernetes) before each plan; nothing in it is a client
+object. Pure: no I/O, no clock.
+
+    Observed(job=..., membership=None, reports={}, granted=None, pods=())
+
+`job.status` must be the status of the previous plan: the shell stores `plan.status` before it
+acts and hands it back here, because cooldowns, deadlines and counted failures live there.
+`reports` are as read; the plan itself decides which of them count (see `acceptance.py`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from concertina_api.v1alpha1 import AdaptiveTrainingJob, Membership, Report
+
+
+class Phase(StrEnum):
+    """A pod's phase in Kubernetes' words; a local process is Running until it exits."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodFacts:
+    """One pod object, terminating ones included."""
+
+    name: str
+    uid: str
+    created: datetime
+    phase: Phase = Phase.PENDING
+    ready: bool = False
+    """Shown to people only: admission goes by the report."""
+    deleting: bool = False
+    """The pod has a deletionTimestamp (or its process was told to end by a DeletePod)."""
+    exit_code: int | None = None
+    """Exit code of the trainer container (a signal as -n or 128 + n); None until it ended."""
+    message: str = ""
+    """Why the pod is not running, in the server's words."""
+
+    @property
+    def ended(self) -> bool:
+        """No trainer will ever run in it again."""
+        return self.exit_code is not None or self.phase in (Phase.SUCCEEDED, Phase.FAILED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """Everything that a plan is computed from."""
+
+    job: AdaptiveTrainingJob
+    membership: Membership | None = None
+    reports: Mapping[str, Report] = field(default_factory=dict)
+    """Newest report of each pod, by pod name, as read."""
+    granted: int | None = None
+    """Pods that a queue or a quota allows now; None means no limit but max."""
+    pods: tuple[PodFacts, ...] = ()
