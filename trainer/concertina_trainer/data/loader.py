@@ -1,0 +1,235 @@
+"""Loads micro-batches ahead of a worker, by the numbers of their first samples.
+
+The loop says by `aim` what this worker will need next, in order, and takes it by `get`. After a
+resize or a change of the batch it aims anew: what is no longer this worker's is cancelled, what
+is already loading or loaded and still wanted is kept. Loader processes live through all resizes.
+
+Each process belongs to one thread here, which sends it a number and waits for the bytes; so a
+future that no thread has taken up can still be cancelled, and a process that dies ends its pipe.
+Processes come from a fork server, a process without threads or process groups of its own.
+"""
+
+import multiprocessing as mp
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import torch
+
+from concertina_api.errors import ConcertinaError, TrainingFailed
+from concertina_trainer.data.micro_batches import MicroBatches
+from concertina_trainer.data.wire import packed, unpacked
+
+
+class Loader:
+    """Micro-batches by first sample number, prefetched in processes or loaded inline."""
+
+    def __init__(
+        self,
+        batches: MicroBatches,
+        *,
+        num_processes: int = 0,
+        recreate: Callable[[], MicroBatches] | None = None,
+        depth: int | None = None,
+    ) -> None:
+        """Start the processes; they get ready while the caller goes on.
+
+        `recreate` is pickled to each process and makes its data there, say
+        `partial(recreated_batches, spec)`: data sets themselves do not travel. About `depth`
+        micro-batches (default: two per process) are loading or waiting at a time, never more
+        than twice as many.
+        """
+        self.wait_seconds = 0.0
+        """Time that `get` has kept its callers waiting, in total."""
+        self._batches = batches
+        self._depth = depth or 2 * num_processes
+        self._wanted: list[int] = []
+        self._loading: dict[int, Future[bytes]] = {}
+        if num_processes and recreate is None:
+            raise ValueError("loader processes need `recreate` to make their data")
+        self._processes = [_LoaderProcess(recreate) for _ in range(num_processes) if recreate]
+        self._idle: SimpleQueue[_LoaderProcess] = SimpleQueue()
+        for process in self._processes:
+            self._idle.put(process)
+        self._threads = ThreadPoolExecutor(max(1, num_processes), thread_name_prefix="loader")
+
+    def warm_up(self) -> None:
+        """Wait until every process has made its data; raises TrainingFailed if one could not."""
+        for process in self._processes:
+            process.wait_until_ready()
+
+    def aim(self, first_samples: Sequence[int]) -> None:
+        """Load these micro-batches next, in this order; cancel every other one."""
+        self._wanted = list(first_samples)
+        wanted = set(first_samples)
+        # A future that can be cancelled has not begun: it is queued again in the new order.
+        self._loading = {
+            first: future
+            for first, future in self._loading.items()
+            if not future.cancel() and first in wanted
+        }
+        self._fill()
+
+    def get(self, first_sample: int) -> Any:
+        """The micro-batch that begins at `first_sample`.
+
+        Waits for it when it was aimed at, else loads it here. Raises TrainingFailed that names
+        the sample when the user's data set fails, or when a loader process died.
+        """
+        start = time.monotonic()
+        try:
+            future = self._loading.pop(first_sample, None)
+            if first_sample in self._wanted:
+                self._wanted.remove(first_sample)
+            if future is None:
+                return self._batches.load(first_sample)
+            self._fill()
+            return unpacked(future.result())
+        finally:
+            self.wait_seconds += time.monotonic() - start
+
+    def close(self) -> None:
+        """End the processes, whatever they are doing. Idempotent."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for process in self._processes:
+            process.kill()
+        self._threads.shutdown(wait=True)
+        for process in self._processes:
+            process.release()
+        self._processes.clear()
+        self._loading.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _fill(self) -> None:
+        for first in self._wanted[: self._depth if self._processes else 0]:
+            if first not in self._loading:
+                self._loading[first] = self._threads.submit(self._load, first)
+
+    def _load(self, first_sample: int) -> bytes:
+        process = self._idle.get()
+        try:
+            return process.load(first_sample)
+        finally:
+            self._idle.put(process)
+
+
+class _LoaderProcess:
+    """One loader process, seen from the worker."""
+
+    def __init__(self, make: Callable[[], MicroBatches]) -> None:
+        context = mp.get_context("forkserver")
+        # torch is imported once, in the fork server; the default would import the main module.
+        context.set_forkserver_preload([__name__])
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, make), daemon=True, name="concertina-loader"
+        )
+        self._process.start()
+        theirs.close()
+        self._ready = threading.Lock()
+        self._is_ready = False
+
+    def wait_until_ready(self) -> None:
+        with self._ready:
+            if not self._is_ready:
+                self._receive("making its data set")
+                self._is_ready = True
+
+    def load(self, first_sample: int) -> bytes:
+        self.wait_until_ready()
+        try:
+            self._connection.send(first_sample)
+        except BrokenPipeError as error:
+            raise self._death(f"before the samples from {first_sample}") from error
+        return self._receive(f"loading the samples from {first_sample}")
+
+    def kill(self) -> None:
+        """End the process; a thread that waits for it gets TrainingFailed."""
+        self._process.kill()
+
+    def release(self) -> None:
+        """Give back what the process took here, once no thread uses it."""
+        self._process.join()
+        self._process.close()
+        self._connection.close()
+
+    def _receive(self, activity: str) -> bytes:
+        try:
+            failure: _Failure | None = self._connection.recv()
+            if failure is None:
+                return self._connection.recv_bytes()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._death(activity) from error
+        failed = TrainingFailed(failure.message)
+        failed.add_note(failure.trace)
+        raise failed
+
+    def _death(self, activity: str) -> TrainingFailed:
+        self._process.join(timeout=10)
+        return TrainingFailed(
+            f"loader process {self._process.pid} died while {activity}, exit code"
+            f" {self._process.exitcode} (-9 is often a lack of memory)"
+        )
+
+
+class _Failure(NamedTuple):
+    """What a loader process answers when the user's code failed."""
+
+    message: str
+    trace: str
+
+
+def _serve(connection: Connection, make: Callable[[], MicroBatches]) -> None:
+    """Body of a loader process: a number comes in, a micro-batch goes out."""
+    # Ctrl-C is for the worker, which finishes its step and needs its data for that.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_worker, daemon=True).start()
+    torch.set_num_threads(1)
+    try:
+        batches = make()
+    except Exception as error:  # noqa: BLE001 (the outermost frame of a process)
+        connection.send(_failure(error))
+        return
+    answer: bytes | _Failure = b""
+    while True:
+        if isinstance(answer, _Failure):
+            connection.send(answer)
+        else:
+            connection.send(None)
+            connection.send_bytes(answer)
+        try:
+            answer = packed(batches.load(connection.recv()))
+        except EOFError:
+            return
+        except Exception as error:  # noqa: BLE001 (as above)
+            answer = _failure(error)
+
+
+def _failure(error: Exception) -> _Failure:
+    message = str(error) if isinstance(error, ConcertinaError) else repr(error)
+    return _Failure(message, traceback.format_exc())
+
+
+def _end_with_the_worker() -> None:
+    worker = mp.parent_process()
+    if worker is not None:
+        worker.join()
+        os._exit(0)
