@@ -1,0 +1,278 @@
+"""Saves checkpoints in the background: one thread per worker, no collectives.
+
+The training loop calls `save` after a step that all workers agreed on, waits for the copy to host
+memory and goes on. The thread writes this worker's part; on rank 0 it then waits for the parts
+of the others, by their files, and makes the set a checkpoint. A resize in between hinders nobody:
+a save belongs to the world it was begun in, and a set that lacks a part is dropped.
+
+A save that fails (disk full, storage gone) is logged and counted and leaves older checkpoints as
+they were; training goes on, and the next interval tries again.
+"""
+
+import contextlib
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from concertina_api.v1alpha1 import SavedCheckpoint
+from concertina_trainer.checkpoint import format as fmt
+from concertina_trainer.checkpoint import publish
+from concertina_trainer.checkpoint.host_copy import HostBuffers, HostCopy, num_bytes
+from concertina_trainer.checkpoint.retention import remove_obsolete
+from concertina_trainer.sharding.state import Holding
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_SECONDS = 0.01
+_LONGEST_PAUSE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Save:
+    identity: fmt.Identity
+    facts: Holding
+    """The holding without its tensors, which must be free to go in a resize."""
+    copied: HostCopy | None
+    """None: there was no memory for a copy."""
+    may_publish: Callable[[], bool]
+    abandoned: threading.Event = field(default_factory=threading.Event)
+
+    def proceed(self) -> None:
+        """Raise SaveDropped when nobody wants this save any more."""
+        if self.abandoned.is_set():
+            raise publish.SaveDropped("it was abandoned")
+
+
+class Writer:
+    """The checkpoint writer of one worker; its methods are for the training loop's thread."""
+
+    def __init__(self, path: Path, *, job: str, keep: int, deadline_seconds: float = 600.0) -> None:
+        """Checkpoints of `job` go to folders in `path`, of which `keep` stay.
+
+        While one is written there are `keep` + 1. `deadline_seconds` bounds how long the leader
+        waits for the parts of the others.
+        """
+        self._path = path
+        self._job = job
+        self._keep = keep
+        self._deadline_seconds = deadline_seconds
+        self._buffers = HostBuffers()
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._unfinished: list[_Save] = []
+        self._withdrawn: list[fmt.Identity] = []
+        self._thread: threading.Thread | None = None
+        self._expected_latest: str | None = None
+        with contextlib.suppress(OSError):
+            self._expected_latest = publish.read_latest(path)
+        self.last_saved: SavedCheckpoint | None = None
+        """The newest checkpoint that this worker published; only a leader publishes."""
+        self.failures = 0
+        """Saves of this worker that came to nothing."""
+        self.last_failure = ""
+
+    @property
+    def pending(self) -> bool:
+        """Whether a save is being written, or waits for the parts of others."""
+        with self._changed:
+            return bool(self._unfinished)
+
+    def reserve(self, holding: Holding) -> None:
+        """Prepare memory for copies of the size of `holding`, in the background.
+
+        Without it the first save waits for fresh pages, several times as long as later ones.
+        """
+        tensors = {name: holding.tensors[name] for name in _part_names(holding)}
+        total, pinned = num_bytes(tensors), any(part.is_cuda for part in tensors.values())
+        self._put(lambda: self._buffers.reserve(total, pinned=pinned))
+
+    def save(self, holding: Holding, *, origin: str, may_publish: Callable[[], bool]) -> None:
+        """Copy this worker's part of `holding` to the host and save it in the background.
+
+        All workers of a world call this after the same step. `origin` is format.origin of the
+        world's workers. `may_publish` says, at any time and from any thread, whether this worker
+        may move `latest`: it is a member of the newest round it knows, or of the last one when
+        that has no members. `holding.extra["samples"]` is the number of samples consumed.
+        """
+        save = _Save(
+            identity=fmt.identity_of(holding, job=self._job, origin=origin),
+            facts=replace(holding, tensors={}),
+            copied=self._buffers.copy(holding, _part_names(holding)),
+            may_publish=may_publish,
+        )
+        with self._changed:
+            self._unfinished.append(save)
+        self._put(lambda: self._run(save))
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until nothing is pending; False when that took too long."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._unfinished, timeout_seconds)
+
+    def abandon(self) -> None:
+        """Drop what is pending, soon; saves called for later are not touched."""
+        with self._changed:
+            for save in self._unfinished:
+                save.abandoned.set()
+
+    def close(self) -> None:
+        """Drop what is pending and end the thread."""
+        self.abandon()
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _put(self, work: Callable[[], None]) -> None:
+        if self._thread is None:
+            # A daemon: a process that must end does not wait for storage.
+            self._thread = threading.Thread(
+                target=self._serve, name="checkpoint-writer", daemon=True
+            )
+            self._thread.start()
+        self._queue.put(work)
+
+    def _serve(self) -> None:
+        while (work := self._queue.get()) is not None:
+            work()
+
+    def _run(self, save: _Save) -> None:
+        try:
+            self._save(save)
+        # The outermost loop of the thread: whatever went wrong, training goes on.
+        except Exception as error:  # noqa: BLE001
+            self._fail(save, error)
+        finally:
+            with self._changed:
+                self._unfinished.remove(save)
+                self._changed.notify_all()
+
+    def _save(self, save: _Save) -> None:
+        leads = save.facts.rank == 0
+        try:
+            if leads:
+                self._sweep()
+            if self._is_complete(save.identity):
+                return
+            if save.copied is None:
+                raise publish.SaveDropped(
+                    "two saves are still being written: the storage is slower than the interval"
+                )
+            publish.write_part(
+                self._path, save.copied.holding, identity=save.identity, proceed=save.proceed
+            )
+        finally:
+            if save.copied is not None:
+                self._buffers.release(save.copied)
+        if leads:
+            self._lead(save)
+
+    def _lead(self, save: _Save) -> None:
+        """Make the parts of all ranks a checkpoint."""
+        identity = save.identity
+        files = publish.collect(self._path, identity=identity, pause=self._pauses(save))
+        publish.complete(
+            self._path,
+            identity=identity,
+            entries=save.facts.entries,
+            extra=save.facts.extra,
+            files=files,
+            allow=lambda: self._allow(save),
+        )
+        self._expected_latest = identity.folder
+        folder = self._path / identity.folder
+        self.last_saved = SavedCheckpoint(
+            step=identity.step, samples=identity.samples, path=str(folder)
+        )
+        logger.info(
+            "checkpoint of step %d, %d samples: %s", identity.step, identity.samples, folder
+        )
+        self._sweep()
+
+    def _pauses(self, save: _Save) -> Callable[[], None]:
+        """A pause between two looks for the other ranks' parts, longer each time, with an end."""
+        end = time.monotonic() + self._deadline_seconds
+        pauses = itertools.accumulate(
+            itertools.repeat(_FIRST_PAUSE_SECONDS),
+            lambda pause, _: min(1.5 * pause, _LONGEST_PAUSE_SECONDS),
+        )
+
+        def pause() -> None:
+            save.abandoned.wait(next(pauses))
+            self._allow(save)
+            if time.monotonic() > end:
+                raise publish.SaveDropped(
+                    f"the parts of all {save.identity.world_size} ranks were not there within "
+                    f"{self._deadline_seconds:g} s"
+                )
+
+        return pause
+
+    def _allow(self, save: _Save) -> None:
+        """Raise SaveDropped when this worker must not move `latest` to this save.
+
+        Besides leaving, another leader may have been faster: then `latest` must not go back. What
+        it named when this worker started, or what this worker published, it may always leave, also
+        for an earlier step: that is a restart from an older checkpoint.
+        """
+        save.proceed()
+        if not save.may_publish():
+            raise publish.SaveDropped("this worker is not a member of the newest round")
+        latest = publish.read_latest(self._path)
+        newest = fmt.parse_folder_name(latest or "")
+        own = save.identity
+        if newest and latest != self._expected_latest and newest[:2] >= (own.step, own.round):
+            raise publish.SaveDropped(f"{latest} is newer")
+
+    def _is_complete(self, identity: fmt.Identity) -> bool:
+        """Whether this very state was saved before: the same step of the same world."""
+        return (self._path / identity.folder / fmt.MANIFEST).exists()
+
+    def _sweep(self) -> None:
+        """Remove old checkpoints and what failed saves left; a failure only costs space."""
+        for identity in self._withdrawn:
+            publish.withdraw(self._path, identity=identity)
+        self._withdrawn.clear()
+        try:
+            remove_obsolete(
+                self._path,
+                job=self._job,
+                keep=self._keep,
+                abandoned_seconds=self._deadline_seconds,
+            )
+        except OSError as error:
+            logger.warning("cannot remove old checkpoints in %s: %s", self._path, error)
+
+    def _fail(self, save: _Save, error: Exception) -> None:
+        identity = save.identity
+        self.failures += 1
+        self.last_failure = f"{type(error).__name__}: {error}"
+        logger.warning(
+            "checkpoint of step %d is not saved, older ones are untouched: %s",
+            identity.step,
+            self.last_failure,
+            exc_info=None if isinstance(error, OSError | publish.SaveDropped) else error,
+        )
+        if save.facts.rank == 0:
+            publish.withdraw(self._path, identity=identity)
+            # Another rank may write its part after this: once more before the next save.
+            self._withdrawn.append(identity)
+        else:
+            publish.report_failure(
+                self._path, identity=identity, rank=save.facts.rank, reason=self.last_failure
+            )
+
+
+def _part_names(holding: Holding) -> list[str]:
+    """The tensors that this rank writes."""
+    return [
+        spec.name
+        for spec in fmt.part(
+            holding.entries.values(), world_size=holding.world_size, rank=holding.rank
+        )
+    ]
