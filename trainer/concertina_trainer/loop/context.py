@@ -1,0 +1,61 @@
+"""Where a worker finds itself: its environment, read and checked once.
+
+The agent sets these variables. A worker that runs under a plain torchrun has none of them and
+trains in one round that torchrun's own variables describe.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from concertina_api.errors import InvalidJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerContext:
+    """Identity and folders of a worker."""
+
+    pod: str
+    uid: str
+    incarnation: str
+    local_rank: int
+    mailbox: Path
+    run_dir: Path
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """Identity of the worker, as in Membership.workers()."""
+        return f"{self.uid}.{self.incarnation}/{self.local_rank}"
+
+
+def worker_context(environment: Mapping[str, str] = os.environ) -> WorkerContext:
+    """The context that the agent has set. Raises InvalidJob naming what is missing."""
+    names = ("POD", "UID", "INCARNATION", "MAILBOX", "RUN_DIR")
+    values = {name: environment.get(f"CONCERTINA_{name}", "") for name in names}
+    missing = [f"CONCERTINA_{name}" for name, value in values.items() if not value]
+    if missing:
+        raise InvalidJob(f"a worker is started by its agent; missing: {', '.join(missing)}")
+    local_rank = environment.get("LOCAL_RANK", "0")
+    if not local_rank.isdecimal():
+        raise InvalidJob(f"LOCAL_RANK {local_rank!r} is not a number")
+    return WorkerContext(
+        pod=values["POD"],
+        uid=values["UID"],
+        incarnation=values["INCARNATION"],
+        local_rank=int(local_rank),
+        mailbox=Path(values["MAILBOX"]),
+        run_dir=Path(values["RUN_DIR"]),
+        device=_device(int(local_rank)),
+    )
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,211 @@
+"""Keeps the training state of a worker across rounds: live objects, or parts held in memory.
+
+In a round the state is live: model, optimizer, average. Between rounds it is held as plain rows.
+The transaction of a round (rounds/transaction.py) asks for what is held, hands over what the new
+world needs, and says whether the new objects count.
+"""
+
+import json
+import logging
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from concertina_api.v1alpha1 import JobSpec
+from concertina_trainer.loop.progress import Progress
+from concertina_trainer.rounds.agreement import Greeting, Part, Source
+from concertina_trainer.rounds.transport import Groups
+from concertina_trainer.schedule.controller import BatchController
+from concertina_trainer.sharding.collect import hold, local_rows, parameter_names
+from concertina_trainer.sharding.restore import build_sharded, fill_model, restore_optimizer
+from concertina_trainer.sharding.state import Holding, Kind
+from concertina_trainer.task import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Live:
+    """The objects that train in one round."""
+
+    round: int
+    groups: Groups
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, torch.Tensor]
+    """Local rows of the averaged parameters, by name; empty without averaging."""
+    parameters: list[nn.Parameter] = field(init=False)
+    """Trainable parameters."""
+
+    def __post_init__(self) -> None:
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def update_average(self, weight: float) -> None:
+        """average <- (1 - weight) average + weight parameters."""
+        parameters = parameter_names(self.model)
+        rows = [local_rows(name, parameters[name]) for name in self.average]
+        torch._foreach_lerp_(list(self.average.values()), rows, weight)
+
+
+class StateKeeper:
+    """The keeper of one worker (see rounds.transaction.Keeper)."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        task: Task,
+        *,
+        device: torch.device,
+        controller: BatchController,
+        initial: Progress,
+        find_origin: Callable[[Groups], Holding | None],
+        expect: Callable[[int, Progress, int, int], None],
+    ) -> None:
+        """`find_origin` gives the state of a first start; `expect` aims the loader."""
+        self._spec = spec
+        self._task = task
+        self._device = device
+        self._controller = controller
+        self._initial = initial
+        self._find_origin = find_origin
+        self._expect = expect
+        self.held: list[Holding] = []
+        """Parts in memory, while no round is live."""
+        self._prepared: tuple[Live, Progress] | None = None
+        self.live: Live | None = None
+        self.progress = initial
+        self.number = 0
+        """Round that is being entered, for what is prepared in it."""
+
+    def suspend(self) -> None:
+        """Turn the live objects into held rows: the round they lived in ends."""
+        if self.live is not None:
+            self.live.optimizer.zero_grad(set_to_none=True)
+            self.held = [_on_host(self.hold())]
+            self.live = None
+
+    def forget(self) -> None:
+        """Drop everything: the state was left half changed and cannot be trusted."""
+        self.held, self._prepared, self.live = [], None, None
+        self.progress = self._initial
+
+    def hold(self) -> Holding:
+        """The live state as rows; nothing is copied."""
+        assert self.live is not None
+        return self._hold(self.live, self.progress)
+
+    def greeting(self) -> Greeting:
+        """See Keeper. A state that was prepared, and perhaps committed elsewhere, is offered too."""
+        if self._prepared is not None:
+            self.held.append(self._hold(*self._prepared))
+            self._prepared = None
+        return Greeting(parts=tuple(map(_part, self.held)))
+
+    def holding(self, source: Source) -> Holding | None:
+        """See Keeper."""
+        wanted = source.step, source.round, source.world_size
+        for held in self.held:
+            if (held.step, held.round, held.world_size) == wanted:
+                return held
+        return None
+
+    def expect(self, samples: int, *, rank: int, world_size: int) -> None:
+        """See Keeper."""
+        self._expect(samples, self.progress, rank, world_size)
+
+    def origin(self, groups: Groups) -> Holding | None:
+        """See Keeper."""
+        return self._find_origin(groups)
+
+    def build(self, groups: Groups, holding: Holding) -> None:
+        """See Keeper."""
+        model = build_sharded(
+            self._task,
+            groups.mesh,
+            precision=self._spec.training.precision,
+            device=self._device,
+        )
+        tensors = dict(holding.tensors)
+        with torch.no_grad():
+            fill_model(model, tensors)
+        parameters = parameter_names(model)
+        optimizer = self._task.optimizer(
+            [(name, value) for name, value in parameters.items() if value.requires_grad]
+        )
+        progress = self._initial
+        if "optimizer" in holding.extra:
+            restore_optimizer(
+                optimizer,
+                model,
+                entries=holding.entries,
+                tensors=tensors,
+                saved=holding.extra["optimizer"],
+            )
+            progress = Progress.from_json(holding.extra["progress"], controller=self._controller)
+        average = {}
+        if self._spec.training.average_decay is not None:
+            for name, value in parameters.items():
+                if value.requires_grad:
+                    rows = tensors.pop(f"average/{name}", None)
+                    average[name] = local_rows(name, value).clone() if rows is None else rows
+        live = Live(
+            round=self.number, groups=groups, model=model, optimizer=optimizer, average=average
+        )
+        self._prepared = live, progress
+
+    def commit(self) -> None:
+        """See Keeper."""
+        if self._prepared is not None:
+            self.live, self.progress = self._prepared
+        self._prepared = None
+        self.held = []
+
+    def roll_back(self) -> None:
+        """See Keeper."""
+        self._prepared = None
+
+    def _hold(self, live: Live, progress: Progress) -> Holding:
+        return hold(
+            live.model,
+            live.optimizer,
+            average=live.average,
+            round=live.round,
+            step=progress.step,
+            world_size=live.groups.world_size,
+            rank=live.groups.rank,
+            extra={"progress": progress.to_json(), "samples": progress.samples},
+        )
+
+
+def _on_host(holding: Holding) -> Holding:
+    """The holding in host memory, so that the device is free for the new world."""
+    if all(tensor.device.type == "cpu" for tensor in holding.tensors.values()):
+        return holding
+    return Holding(
+        round=holding.round,
+        step=holding.step,
+        world_size=holding.world_size,
+        rank=holding.rank,
+        entries=holding.entries,
+        tensors={name: tensor.cpu() for name, tensor in holding.tensors.items()},
+        extra=holding.extra,
+    )
+
+
+def _part(held: Holding) -> Part:
+    checksum = zlib.crc32(json.dumps(held.extra, sort_keys=True).encode())
+    for name, entry in held.entries.items():
+        if entry.kind is Kind.REPLICATED:
+            data = held.tensors[name].contiguous().flatten().view(torch.uint8)
+            checksum = zlib.crc32(data.cpu().numpy().tobytes(), checksum)
+    return Part(
+        round=held.round,
+        step=held.step,
+        world_size=held.world_size,
+        rank=held.rank,
+        replicated=checksum,
+    )

@@ -1,0 +1,76 @@
+"""Where a run is: everything besides tensors that a resize carries and a checkpoint stores.
+
+Equal on all ranks at every step boundary, and plain JSON when it travels. Pure.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from concertina_trainer.schedule.controller import BatchController, BatchState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartialEvaluation:
+    """An evaluation that a resize may interrupt between two micro-batches."""
+
+    name: str
+    next_micro_batch: int
+    totals: Mapping[str, float]
+    """Sums over the micro-batches so far: `loss`, `weight` and the task's metrics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Progress after a step."""
+
+    step: int = 0
+    samples: int = 0
+    global_batch_size: int
+    """Batch of the next step, as rank 0 decided it, before the last step cuts it."""
+    controller: BatchState
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    micro_batch_seconds: float = 0.0
+    """Mean time of a micro-batch in the last step, agreed by all ranks; 0 before the first."""
+    evaluated_samples: int = -1
+    """Samples at which the last complete evaluation was taken; -1 before the first."""
+    evaluation_losses: Mapping[str, float]
+    """Results of the data sets already done in the evaluation under way."""
+    evaluation: PartialEvaluation | None = None
+    stopped: bool = False
+    """The task has asked to stop: the run counts as complete."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "step": self.step,
+            "samples": self.samples,
+            "globalBatchSize": self.global_batch_size,
+            "controller": self.controller.to_json(),
+            "skippedSteps": self.skipped_steps,
+            "skippedInARow": self.skipped_in_a_row,
+            "microBatchSeconds": self.micro_batch_seconds,
+            "evaluatedSamples": self.evaluated_samples,
+            "evaluationLosses": dict(self.evaluation_losses),
+            "evaluation": asdict(self.evaluation) if self.evaluation else None,
+            "stopped": self.stopped,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, controller: BatchController) -> Self:
+        """The counterpart of `to_json`; raises KeyError or ValueError for what is not one."""
+        partial = values["evaluation"]
+        return cls(
+            step=int(values["step"]),
+            samples=int(values["samples"]),
+            global_batch_size=int(values["globalBatchSize"]),
+            controller=controller.restore(values["controller"]),
+            skipped_steps=int(values["skippedSteps"]),
+            skipped_in_a_row=int(values["skippedInARow"]),
+            micro_batch_seconds=float(values["microBatchSeconds"]),
+            evaluated_samples=int(values["evaluatedSamples"]),
+            evaluation_losses=dict(values["evaluationLosses"]),
+            evaluation=PartialEvaluation(**partial) if partial else None,
+            stopped=bool(values["stopped"]),
+        )

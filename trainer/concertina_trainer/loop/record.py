@@ -1,0 +1,60 @@
+"""The record of a run: one JSON object a line, in steps.jsonl.
+
+The leader appends; when leadership moves, the next leader goes on in the same file. After a
+return to an older state the rows that were rolled back are marked, not removed: each sample
+counts once in the rows without the mark.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Record:
+    """Appends rows to the record of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a row, with the time added; returns it as written."""
+        full = {key: _plain(value) for key, value in row.items()} | {"time": round(time.time(), 4)}
+        line = json.dumps(full, allow_nan=False) + "\n"
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line)
+        return full
+
+    def roll_back(self, *, step: int, samples: int) -> int:
+        """Mark all rows after this state as discarded; returns how many there were."""
+        if not self._path.exists():
+            return 0
+        lines, marked = [], 0
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # a line cut short by the end of its writer
+            later = row.get("step", 0) > step or row.get("samples", 0) > samples
+            if later and not row.get("discarded"):
+                row["discarded"] = True
+                marked += 1
+            lines.append(json.dumps(row))
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        temporary.replace(self._path)
+        return marked
+
+
+def _plain(value: object) -> object:
+    """JSON has no NaN: a loss that is not finite is null."""
+    if isinstance(value, torch.Tensor):
+        value = value.item()
+    if isinstance(value, float):
+        return round(value, 8) if math.isfinite(value) else None
+    return value

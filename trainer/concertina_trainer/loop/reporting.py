@@ -1,0 +1,232 @@
+"""Tells what happened: status for the agent, rows for the record, lines for the log.
+
+The session calls it at each event; nothing here influences training, except that a task's
+`on_step` may ask to stop.
+"""
+
+import logging
+import math
+import resource
+from dataclasses import dataclass
+from typing import Any
+
+from concertina_api.errors import RoundFailed
+from concertina_api.v1alpha1 import JobSpec, Membership, PodPhase, Progress, Resize
+from concertina_trainer.loop.context import WorkerContext
+from concertina_trainer.loop.keeper import StateKeeper
+from concertina_trainer.loop.record import Record
+from concertina_trainer.loop.saving import Saver
+from concertina_trainer.loop.status import StatusBoard
+from concertina_trainer.loop.step import Geometry, StepResult
+from concertina_trainer.rounds.phases import Phases
+from concertina_trainer.rounds.transaction import Entered, announce
+from concertina_trainer.schedule.controller import Observation, request
+from concertina_trainer.schedule.rules import Decision
+from concertina_trainer.task import StopTraining, Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFacts:
+    """What a row of the record says besides the result."""
+
+    geometry: Geometry
+    learning_rate: float
+    seconds: float
+    data_seconds: float
+
+
+class Reporter:
+    """The voice of one worker; the leader's says the most."""
+
+    def __init__(self, spec: JobSpec, task: Task, context: WorkerContext, saver: Saver) -> None:
+        self._spec = spec
+        self._task = task
+        self._board = StatusBoard(context)
+        self._record = Record(context.run_dir / "steps.jsonl")
+        self._saver = saver
+        self._pause_seconds = 0.0
+        self._noise_scale: float | None = None
+
+    def tell(self, **changes: Any) -> None:
+        """Change the status at once."""
+        self._board.tell(**changes)
+
+    def announce(self, membership: Membership, samples: int) -> None:
+        """Tell the joiners of a round where training will go on; not being heard does no harm."""
+        try:
+            announce(membership, samples)
+        except RoundFailed as error:
+            log.debug("could not announce round %d: %s", membership.round, error)
+
+    def entered(
+        self,
+        entered: Entered,
+        keeper: StateKeeper,
+        *,
+        phases: Phases,
+        pause_seconds: float,
+        world_size_before: int,
+    ) -> None:
+        """A round is committed and ready to train."""
+        live = keeper.live
+        assert live is not None
+        leads = live.groups.rank == 0
+        from_memory = entered.source is not None
+        if leads and not from_memory:
+            self._roll_back(keeper)
+        resize = Resize(
+            round=live.round,
+            world_size_before=world_size_before,
+            world_size=live.groups.world_size,
+            step=keeper.progress.step,
+            pause_seconds=round(pause_seconds, 5),
+            phases=phases.seconds,
+            source="memory" if from_memory else "checkpoint" if keeper.progress.step else "seed",
+        )
+        self._pause_seconds = pause_seconds
+        holding = keeper.hold()
+        self._saver.enter(entered.membership, rank=live.groups.rank)
+        self._saver.reserve(holding)
+        self.tell(
+            phase=PodPhase.TRAINING,
+            round=live.round,
+            rank=live.groups.rank,
+            suspects=(),
+            acknowledged=resize if leads else None,
+            progress=self._progress(keeper, loss=None) if leads else None,
+            state_bytes=sum(t.numel() * t.element_size() for t in holding.tensors.values()),
+            peak_bytes=peak_bytes(),
+        )
+        if leads:
+            shown = ", ".join(f"{name} {seconds:.3f}" for name, seconds in phases.seconds.items())
+            log.info(
+                "round %d: %d -> %d workers at step %d, pause %.3f s (%s), state from %s",
+                live.round,
+                world_size_before,
+                live.groups.world_size,
+                keeper.progress.step,
+                pause_seconds,
+                shown,
+                resize.source,
+            )
+
+    def stepped(
+        self,
+        keeper: StateKeeper,
+        result: StepResult,
+        observation: Observation,
+        facts: StepFacts,
+    ) -> bool:
+        """A step is done; True when the task asks to stop. Counts on the leader only."""
+        live, progress = keeper.live, keeper.progress
+        assert live is not None
+        pause, self._pause_seconds = self._pause_seconds, 0.0
+        if live.groups.rank != 0:
+            self._board.mention(peak_bytes=peak_bytes())
+            return False
+        decision = observation.decision
+        if decision is not None:
+            self._noise_scale = decision.noise_scale
+        row = self._record.append(
+            {
+                "step": progress.step,
+                "samples": progress.samples,
+                "loss": result.loss,
+                "global_batch_size": facts.geometry.global_batch_size,
+                "num_micro_batches": facts.geometry.num_micro_batches,
+                "world_size": live.groups.world_size,
+                "round": live.round,
+                "pause_seconds": round(pause, 5),
+                "seconds": round(facts.seconds, 5),
+                "data_seconds": round(facts.data_seconds, 5),
+                "learning_rate": facts.learning_rate,
+                "gradient_norm": math.sqrt(max(result.square_norm, 0.0)),
+                "weight": result.weight,
+                **({} if result.finite else {"skipped": True}),
+                **({"metrics": dict(result.metrics)} if result.metrics else {}),
+            }
+        )
+        changes: dict[str, Any] = {}
+        if not result.finite:
+            log.warning("step %d skipped: loss or gradient is not finite", progress.step)
+        if decision is not None:
+            self._decided(progress.step, progress.samples, decision, acts=True)
+            if decision.grow:
+                changes["request"] = request(observation.state, decision)
+        for shadow in observation.shadows:
+            self._decided(progress.step, progress.samples, shadow, acts=False)
+        status = self._board.status
+        self._board.mention(
+            progress=self._progress(keeper, loss=result.loss, result=facts),
+            checkpoint=self._saver.last,
+            checkpoint_blocking_seconds=self._saver.blocking_seconds,
+            peak_bytes=peak_bytes(),
+            step_seconds=facts.seconds,
+            samples_trained=status.samples_trained + facts.geometry.global_batch_size,
+        )
+        if changes:
+            self.tell(**changes)
+        wish = self._task.on_step(row)
+        if isinstance(wish, StopTraining):
+            log.info("the task stops training at step %d: %s", progress.step, wish.reason)
+            return True
+        return False
+
+    def evaluated(self, keeper: StateKeeper) -> None:
+        """A piece of an evaluation is done; a row when it was the last."""
+        live, progress = keeper.live, keeper.progress
+        if live is None or live.groups.rank != 0 or progress.evaluation is not None:
+            return
+        row = self._record.append(
+            {
+                "evaluation": dict(progress.evaluation_losses),
+                "step": progress.step,
+                "samples": progress.samples,
+            }
+        )
+        self._task.on_step(row)
+
+    def abandoned(self, micro_batches: int) -> None:
+        """A step was dropped to be run again."""
+        log.info("step abandoned after %d micro-batches: a pod must end", micro_batches)
+        seen = self._board.status.recomputed_micro_batches
+        self.tell(recomputed_micro_batches=seen + micro_batches)
+
+    def _roll_back(self, keeper: StateKeeper) -> None:
+        progress = keeper.progress
+        marked = self._record.roll_back(step=progress.step, samples=progress.samples)
+        if marked:
+            log.warning(
+                "back at step %d: %d rows of the record are discarded", progress.step, marked
+            )
+
+    def _decided(self, step: int, samples: int, decision: Decision, *, acts: bool) -> None:
+        row = {"decision": decision.to_json(), "step": step, "samples": samples}
+        self._record.append(row if acts else row | {"shadow": True})
+        if acts and decision.grow:
+            log.info("step %d: %s", step, decision.reason)
+
+    def _progress(
+        self, keeper: StateKeeper, *, loss: float | None, result: StepFacts | None = None
+    ) -> Progress:
+        progress, live = keeper.progress, keeper.live
+        assert live is not None
+        rate = result.geometry.global_batch_size / result.seconds if result else None
+        return Progress(
+            step=progress.step,
+            samples=progress.samples,
+            loss=loss if loss is not None and math.isfinite(loss) else None,
+            global_batch_size=progress.global_batch_size,
+            world_size=live.groups.world_size,
+            round=live.round,
+            noise_scale=self._noise_scale,
+            samples_per_second=rate,
+            skipped_steps=progress.skipped_steps,
+        )
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,467 @@
+"""The training loop: steps, and between them whatever the membership asks for.
+
+    with session("job.yaml", task) as training:
+        for step in training:                       # a resize may happen between two turns
+            with step:                              # leaving it finishes the step
+                for batch in step.micro_batches():
+                    step.backward(task.loss(step.model, batch))
+
+`concertina_trainer.worker` drives it for a job whose spec names a task; a script may do so
+itself. A resize builds new module, parameter and optimizer objects: keep no reference to them
+across turns.
+"""
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from enum import Enum, auto
+from types import TracebackType
+from typing import Self
+
+from concertina_api.batch import identity, last_batch, num_micro_batches
+from concertina_api.errors import RoundFailed, TrainingFailed
+from concertina_api.v1alpha1 import Intent, JobSpec, Membership, PodPhase
+from concertina_trainer.agent.mailbox import membership_inbox, notice_inbox
+from concertina_trainer.data.loader import Loader
+from concertina_trainer.loop.context import WorkerContext
+from concertina_trainer.loop.evaluation import Evaluation
+from concertina_trainer.loop.keeper import StateKeeper
+from concertina_trainer.loop.origin import Origin
+from concertina_trainer.loop.progress import Progress
+from concertina_trainer.loop.reporting import Reporter, StepFacts
+from concertina_trainer.loop.saving import Saver
+from concertina_trainer.loop.step import Geometry, Step, StepResult, World, beat_every
+from concertina_trainer.rounds.control import Control, Flags
+from concertina_trainer.rounds.phases import Phases, ignore
+from concertina_trainer.rounds.transaction import Entered, enter
+from concertina_trainer.rounds.transport import transport_for
+from concertina_trainer.rounds.watch import Watch, present
+from concertina_trainer.schedule.controller import BatchController
+from concertina_trainer.schedule.estimator import StepStatistics
+from concertina_trainer.schedule.learning_rate import learning_rate
+from concertina_trainer.sharding.collect import buffer_names
+from concertina_trainer.statistics.buffers import BufferMean
+from concertina_trainer.statistics.probe import GradientProbe
+from concertina_trainer.task import Task
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.005
+ARBITER_TIMEOUT_SECONDS = 600.0
+"""How long a worker that holds state waits for a membership after its round broke."""
+
+
+class Ending(Enum):
+    """Why the loop ended."""
+
+    FINISHED = auto()
+    LEFT = auto()
+    EXCLUDED = auto()
+    """A round went on without this worker; it must start anew before it may join again."""
+
+
+class Session:
+    """One worker's part in a training run."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        task: Task,
+        context: WorkerContext,
+        *,
+        job: str,
+        total_samples: int,
+        loader: Loader,
+        reached: Callable[[str], None] = ignore,
+    ) -> None:
+        """`reached` is called at each point of the protocol (see rounds/phases.py)."""
+        self._spec = spec
+        self._task = task
+        self._context = context
+        self._total_samples = total_samples
+        self._loader = loader
+        self._reached = reached
+        self._membership_inbox = membership_inbox(context.mailbox)
+        self._notice_inbox = notice_inbox(context.mailbox)
+        self._transport = transport_for(context.device)
+        self._watch = Watch(context.mailbox, self._transport.break_off)
+        self._controller = BatchController.of(
+            spec.batch,
+            total_samples=total_samples,
+            warmup_samples=spec.learning_rate.warmup_samples,
+        )
+        self._saver = Saver(spec, job=job, run_dir=context.run_dir, may_publish=self._is_current)
+        self._reporter = Reporter(spec, task, context, self._saver)
+        initial = Progress(
+            global_batch_size=spec.batch.initial,
+            controller=self._controller.start(),
+            evaluation_losses={},
+        )
+        self.keeper = StateKeeper(
+            spec,
+            task,
+            device=context.device,
+            controller=self._controller,
+            initial=initial,
+            find_origin=Origin(spec, task, job=job, path=self._saver.path, device=context.device),
+            expect=self._aim,
+        )
+        self._evaluation = Evaluation(
+            task, micro_batch_size=spec.batch.micro_batch_size, device=context.device
+        )
+        self._world: World | None = None
+        self._membership: Membership | None = None
+        self._seen: Membership | None = None
+        self._tried = 0
+        self._pause_from: float | None = None
+        self._stop = False
+        self._waited = 0.0
+        self.ending: Ending | None = None
+
+    @property
+    def round(self) -> int:
+        """Number of the newest round that this worker has entered or tried to."""
+        return self._tried
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run is."""
+        return self.keeper.progress
+
+    def __enter__(self) -> Self:
+        gc.collect()
+        gc.freeze()  # what is alive now stays; the collections of every resize need not look at it
+        self._reporter.tell(phase=PodPhase.WARM)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._watch.stop()
+        self._saver.close()
+        self._loader.close()
+        self._world = None
+        if error is None:
+            self.keeper.live = None
+            self._transport.close()
+
+    def __iter__(self) -> Iterator[Step]:
+        while self._settle():
+            if self._evaluation_is_due():
+                self._evaluate()
+                continue
+            if self._is_finished():
+                self._finish()
+                return
+            step = self._next_step()
+            yield step
+            self._after(step)
+
+    # Rounds
+
+    def _settle(self) -> bool:
+        """Be in a round to train in; False when this worker's part is over."""
+        while self.ending is None:
+            membership = self._due()
+            if membership is None:
+                return True
+            if self._context.name not in present(membership):
+                if self._membership is not None:
+                    self.ending = Ending.EXCLUDED
+                continue
+            if membership.members:
+                self._switch(membership)
+            else:
+                self._leave(membership)
+        return False
+
+    def _due(self) -> Membership | None:
+        """The membership to enter now; None to go on training in the present round."""
+        if self._world is not None:
+            agreed = self._world.control.collect().round
+            if self._seen is None or agreed != self._seen.round or agreed <= self._tried:
+                return None
+            return self._seen
+        return self._awaited()
+
+    def _awaited(self) -> Membership:
+        """Wait, without a round, for a membership that was not tried yet."""
+        deadline = time.monotonic() + ARBITER_TIMEOUT_SECONDS
+        while True:
+            newest = self._membership_inbox.read()
+            if newest is not None and newest.round > self._tried:
+                named = self._context.name in present(newest)
+                if named or self._membership is not None:
+                    return newest
+            if self._membership is not None and time.monotonic() > deadline:
+                raise TrainingFailed(
+                    f"no membership after round {self._tried} within {ARBITER_TIMEOUT_SECONDS:.0f} s"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _switch(self, membership: Membership) -> None:
+        phases = Phases(self._reached)
+        before = self._membership.world_size if self._membership else 0
+        self._retire_world()
+        self._tried = self.keeper.number = membership.round
+        self._watch.entering(membership.round, present(membership))
+        try:
+            entered = enter(
+                membership,
+                me=self._context.name,
+                keeper=self.keeper,
+                transport=self._transport,
+                superseded=lambda: self._newest_round() > membership.round,
+                phases=phases,
+            )
+        except RoundFailed as error:
+            log.warning("%s; waiting for a newer round", error)
+            self._watch.idle()
+            self._reporter.tell(phase=PodPhase.WAITING)
+            return
+        self._membership = membership
+        if entered.groups is None:
+            self._watch.idle()
+            self._end(Ending.LEFT)
+            return
+        self._watch.training(membership.round, membership.workers())
+        self._begin_world(entered, phases, world_size_before=before)
+
+    def _begin_world(self, entered: Entered, phases: Phases, *, world_size_before: int) -> None:
+        live = self.keeper.live
+        assert live is not None
+        self._world = World(
+            live=live,
+            probe=GradientProbe(live.model),
+            buffers=BufferMean(buffer_names(live.model)),
+            control=Control(live.groups.control),
+            loader=self._loader,
+            device=self._context.device,
+        )
+        self._aim_on()
+        phases.mark("begin")
+        pause = time.perf_counter() - self._pause_from if self._pause_from is not None else 0.0
+        self._reporter.entered(
+            entered,
+            self.keeper,
+            phases=phases,
+            pause_seconds=pause,
+            world_size_before=world_size_before,
+        )
+        if live.groups.rank == 0:
+            count = num_micro_batches(self._batch_now(), self._spec.batch.micro_batch_size)
+            shape = identity(self._spec.batch.micro_batch_size, count, live.groups.world_size)
+            log.info("round %d: %s", live.round, shape)
+
+    def _retire_world(self) -> None:
+        """Turn what is live into held rows; the groups are closed by the transaction."""
+        self._world = None
+        self.keeper.suspend()
+
+    def _leave(self, membership: Membership) -> None:
+        """A round without members: save what there is, then go."""
+        self._tried = membership.round
+        if self.keeper.live is not None:
+            self._saver.save_now(self.keeper.hold())
+        log.info("round %d has no members (%s)", membership.round, membership.intent.value)
+        self._end(Ending.FINISHED if membership.intent is Intent.STOP else Ending.LEFT)
+
+    def _broke(self, error: BaseException, *, changed: bool) -> None:
+        """A collective failed: hold the state and wait for a newer round."""
+        log.warning("round %d broke: %s", self._tried, error)
+        self._watch.idle()
+        self._transport.break_off()
+        if changed:
+            self._world = None
+            self.keeper.forget()
+        else:
+            self._retire_world()
+        self._transport.close()
+        self._reporter.tell(phase=PodPhase.WAITING)
+
+    def _end(self, ending: Ending) -> None:
+        self.ending = ending
+        phase = PodPhase.FINISHED if ending is Ending.FINISHED else PodPhase.LEFT
+        self._reporter.tell(phase=phase, finished=self._is_finished(), checkpoint=self._saver.last)
+
+    def _newest_round(self) -> int:
+        newest = self._membership_inbox.read()
+        return newest.round if newest is not None else 0
+
+    def _is_current(self) -> bool:
+        """Whether this worker is in the newest round that it can read."""
+        newest = self._membership_inbox.read()
+        return newest is not None and self._context.name in present(newest)
+
+    # Steps
+
+    def _batch_now(self) -> int:
+        left = max(self._total_samples - self.progress.samples, 1)
+        m = self._spec.batch.micro_batch_size
+        return min(self.progress.global_batch_size, last_batch(left, m))
+
+    def _next_step(self) -> Step:
+        assert self._world is not None
+        progress, batch = self.progress, self._batch_now()
+        rate = self._task.learning_rate(progress.samples, batch)
+        if rate is None:
+            rate = learning_rate(
+                self._spec.learning_rate,
+                samples=progress.samples,
+                batch=batch,
+                total_samples=self._total_samples,
+                initial_batch=self._spec.batch.initial,
+            )
+        m = self._spec.batch.micro_batch_size
+        return Step(
+            self._world,
+            Geometry(
+                first_sample=progress.samples,
+                num_micro_batches=num_micro_batches(batch, m),
+                micro_batch_size=m,
+                seed=self._spec.seed,
+            ),
+            training=self._spec.training,
+            learning_rate=rate,
+            next_batch=progress.controller.batch,
+            beat_every=beat_every(progress.micro_batch_seconds),
+            flags=self._flags,
+        )
+
+    def _flags(self, slots_left: int) -> Flags:
+        """What this worker knows as a beat begins."""
+        newest = self._membership_inbox.read()
+        if newest is not None and newest.round > self._tried:
+            if newest != self._seen:
+                self._seen = newest
+                self._announce(newest)
+            number = newest.round
+        else:
+            number = self._tried
+        return Flags(
+            round=number,
+            stop=self._stop,
+            checkpoint=self._saver.is_due(),
+            abandon=self._cannot_finish(slots_left),
+        )
+
+    def _announce(self, newest: Membership) -> None:
+        """Tell joiners where training will go on, so that they load data ahead."""
+        if self._world is not None and self._world.live.groups.rank == 0 and newest.members:
+            after = self.progress.samples + self._batch_now()
+            self._reporter.announce(newest, after)
+
+    def _cannot_finish(self, slots_left: int) -> bool:
+        """Whether the pod must end before this step is likely to."""
+        notice = self._notice_inbox.read()
+        if notice is None:
+            return False
+        grace_left = notice.deadline - time.monotonic()
+        return slots_left * self.progress.micro_batch_seconds > grace_left / 2
+
+    def _after(self, step: Step) -> None:
+        if step.broken is not None:
+            self._broke(step.broken, changed=step.changing)
+        elif step.abandoned:
+            self._reporter.abandoned(step.slots_done)
+            self._pause_from = time.perf_counter()
+            self._retire_world()
+            self._transport.close()
+        else:
+            step.finish()
+            assert step.result is not None
+            self._finish_step(step, step.result)
+
+    def _finish_step(self, step: Step, result: StepResult) -> None:
+        assert self._world is not None
+        before, geometry = self.progress, step.geometry
+        samples = before.samples + geometry.global_batch_size
+        statistics = StepStatistics(
+            weighted_squares=result.weighted_squares,
+            square_norm=result.square_norm,
+            num_micro_batches=geometry.num_micro_batches,
+            samples=geometry.global_batch_size,
+            weight=result.weight,
+        )
+        observation = self._controller.observe(
+            before.controller, statistics if result.finite else None, samples=samples
+        )
+        in_a_row = 0 if result.finite else before.skipped_in_a_row + 1
+        self.keeper.progress = replace(
+            before,
+            step=before.step + 1,
+            samples=samples,
+            global_batch_size=result.batch,
+            controller=observation.state,
+            skipped_steps=before.skipped_steps + (not result.finite),
+            skipped_in_a_row=in_a_row,
+            micro_batch_seconds=result.micro_batch_seconds,
+            stopped=before.stopped or result.agreement.stop,
+        )
+        self._aim_on()
+        waited, self._waited = self._loader.wait_seconds - self._waited, self._loader.wait_seconds
+        facts = StepFacts(
+            geometry=geometry,
+            learning_rate=step.learning_rate,
+            seconds=step.seconds,
+            data_seconds=waited,
+        )
+        self._stop |= self._reporter.stepped(self.keeper, result, observation, facts)
+        if in_a_row > self._spec.training.max_skipped_steps:
+            raise TrainingFailed(
+                f"loss or gradient was not finite in {in_a_row} steps in a row"
+                f" (limit {self._spec.training.max_skipped_steps}), last at step {before.step + 1}"
+            )
+        if result.agreement.checkpoint:
+            self._saver.save(self.keeper.hold())
+        self._pause_from = time.perf_counter()
+
+    def _aim_on(self) -> None:
+        assert self._world is not None
+        groups = self._world.live.groups
+        self._aim(self.progress.samples, self.progress, groups.rank, groups.world_size)
+
+    def _aim(self, samples: int, progress: Progress, rank: int, world_size: int) -> None:
+        """Load ahead for this and the next step."""
+        m = self._spec.batch.micro_batch_size
+        batch = progress.global_batch_size
+        first = []
+        for start in (samples, samples + batch):
+            count = min(batch, last_batch(max(self._total_samples - start, 0), m)) // m
+            first += [start + number * m for number in range(rank, count, world_size)]
+        self._loader.aim(first)
+
+    # Evaluation and the end
+
+    def _evaluation_is_due(self) -> bool:
+        progress, every = self.progress, self._spec.training.evaluate_every_samples
+        if not self._evaluation:
+            return False
+        if progress.evaluation is not None:
+            return True
+        if self._is_finished():
+            return progress.evaluated_samples != progress.samples
+        if every is None:
+            return False
+        return progress.evaluated_samples // every < progress.samples // every
+
+    def _evaluate(self) -> None:
+        assert self._world is not None
+        live = self._world.live
+        agreement = self._world.control.beat(self._flags(0))
+        del agreement  # a round that all see is entered by _settle, before the next piece
+        self.keeper.progress = self._evaluation.advance(live.model, live.groups, self.progress)
+        self._reporter.evaluated(self.keeper)
+        self._pause_from = time.perf_counter()
+
+    def _is_finished(self) -> bool:
+        return self.progress.stopped or self.progress.samples >= self._total_samples
+
+    def _finish(self) -> None:
+        self._saver.save_now(self.keeper.hold())
+        self._end(Ending.FINISHED)

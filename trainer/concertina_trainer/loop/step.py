@@ -1,0 +1,314 @@
+"""One optimizer step: micro-batches in, statistics and an updated model out.
+
+The session hands a Step to whoever drives the loop. A step runs N micro-batches spread over W
+workers, repeats one with weight zero where W does not divide N, adds up sums and weights, and
+reduces everything it needs to know in one vector.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+
+from concertina_api.batch import accumulation
+from concertina_api.errors import InvalidJob, TrainingFailed
+from concertina_api.v1alpha1 import GradientSync, Training
+from concertina_trainer.data.loader import Loader
+from concertina_trainer.loop.keeper import Live
+from concertina_trainer.rounds.control import BEAT_SECONDS, Agreement, Control, Flags
+from concertina_trainer.rounds.transport import is_broken
+from concertina_trainer.schedule.order import seed_of
+from concertina_trainer.statistics.buffers import BufferMean
+from concertina_trainer.statistics.norms import local_square_norm
+from concertina_trainer.statistics.probe import GradientProbe
+from concertina_trainer.task import Loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """Which samples a step consumes and how they are cut."""
+
+    first_sample: int
+    num_micro_batches: int
+    micro_batch_size: int
+    seed: int
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples of the step."""
+        return self.num_micro_batches * self.micro_batch_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What the steps of one round run with."""
+
+    live: Live
+    probe: GradientProbe
+    buffers: BufferMean
+    control: Control
+    loader: Loader
+    device: torch.device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What all ranks know after a step."""
+
+    loss: float
+    """Mean over the weight."""
+    metrics: Mapping[str, float]
+    weighted_squares: float
+    """R of schedule/estimator.py."""
+    square_norm: float
+    """|g|^2 of the mean gradient, before clipping."""
+    weight: float
+    batch: int
+    """Global batch that rank 0 has decided for the next step."""
+    finite: bool
+    """False: the step was skipped, parameters are as before."""
+    micro_batch_seconds: float
+    agreement: Agreement
+
+
+class Step:
+    """A step in the making.
+
+    Use it as a context manager: leaving it finishes the step, and a round that breaks inside is
+    caught, so that the session can enter the next one. Without `with`, call `finish()`.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        geometry: Geometry,
+        *,
+        training: Training,
+        learning_rate: float,
+        next_batch: int,
+        beat_every: int,
+        flags: Callable[[int], Flags],
+    ) -> None:
+        """`flags(slots left)` says what this worker knows; `next_batch` counts on rank 0."""
+        self._world = world
+        self.geometry = geometry
+        self._training = training
+        self.learning_rate = learning_rate
+        self._next_batch = next_batch
+        self._beat_every = beat_every
+        self._flags = flags
+        self._sums: dict[str, torch.Tensor] = {}
+        self._real = True
+        self.slots_done = 0
+        self.seconds = 0.0
+        self._start = time.perf_counter()
+        self.result: StepResult | None = None
+        self.broken: BaseException | None = None
+        self.abandoned = False
+        self.changing = False
+        """True while the optimizer changes parameters: what is left then is no state."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The sharded model of the present round; not to be kept beyond the step."""
+        return self._world.live.model
+
+    @property
+    def slots(self) -> int:
+        """Micro-batches that every worker runs: ceil(N / W)."""
+        return accumulation(self.geometry.num_micro_batches, self._world.live.groups.world_size)
+
+    def micro_batches(self) -> Iterator[Any]:
+        """This worker's micro-batches, then repeats of one with weight zero."""
+        geometry, groups = self.geometry, self._world.live.groups
+        for slot in range(self.slots):
+            if slot % self._beat_every == 0:
+                agreement = self._world.control.beat(self._flags(self.slots - slot))
+                if slot > 0 and agreement.abandon:
+                    self._abandon()
+                    return
+            number = slot * groups.world_size + groups.rank
+            self._real = number < geometry.num_micro_batches
+            if not self._real:
+                number = groups.rank % geometry.num_micro_batches
+            self._synchronize(last=slot == self.slots - 1)
+            first = geometry.first_sample + number * geometry.micro_batch_size
+            batch = self._world.loader.get(first)
+            torch.manual_seed(seed_of(geometry.seed, first))
+            yield on_device(batch, self._world.device)
+            if self.slots_done != slot + 1:
+                raise TrainingFailed("each micro-batch needs exactly one call of step.backward")
+
+    def backward(self, loss: Loss) -> None:
+        """Add the gradient of a micro-batch's loss."""
+        if not isinstance(loss, Loss):
+            raise InvalidJob(f"loss() must return a Loss, got {type(loss).__name__}")
+        if self._real:
+            with self._world.probe.micro_batch(loss.weight):
+                torch.autograd.backward(loss.total)
+            self._add("loss", loss.total.detach())
+            self._add("weight", loss.weight)
+            for name, value in loss.metrics.items():
+                self._add(f"metric/{name}", value)
+        else:
+            # The same collectives as the others, a gradient of zero, nothing counted.
+            torch.autograd.backward(loss.total * 0.0)
+            for name in ("loss", "weight", *(f"metric/{name}" for name in loss.metrics)):
+                self._add(name, 0.0)
+        self._world.buffers.end_micro_batch(weight=1.0 if self._real else 0.0)
+        self.slots_done += 1
+
+    def finish(self) -> None:
+        """Reduce, clip, update. Does nothing after `abandoned` or `broken`."""
+        if self.abandoned or self.broken is not None or self.result is not None:
+            return
+        if self.slots_done != self.slots:
+            raise TrainingFailed(
+                f"the step ended after {self.slots_done} of {self.slots} micro-batches"
+            )
+        live = self._world.live
+        world_size = live.groups.world_size
+        vector = self._reduced_vector()
+        weighted_squares, shares, batch, seconds, loss, weight, *metrics = vector.tolist()
+        # FSDP averages over ranks: what is in .grad is the sum of all totals, divided by W.
+        scale = world_size / weight if weight else math.nan
+        square_norm = shares * scale**2
+        finite = all(map(math.isfinite, (weighted_squares, square_norm, loss, scale)))
+        agreement = self._world.control.collect()
+        if finite:
+            self._update(scale * self._clip_factor(square_norm))
+            self._world.buffers.end_step(num_micro_batches=self.geometry.num_micro_batches)
+        else:
+            self._world.buffers.discard()
+        live.optimizer.zero_grad(set_to_none=True)
+        self.seconds = time.perf_counter() - self._start
+        names = [name.removeprefix("metric/") for name in sorted(self._sums) if "/" in name]
+        self.result = StepResult(
+            loss=loss / weight if weight else math.nan,
+            metrics={name: value / weight for name, value in zip(names, metrics, strict=True)},
+            weighted_squares=weighted_squares,
+            square_norm=square_norm,
+            weight=weight,
+            batch=round(batch),
+            finite=finite,
+            micro_batch_seconds=seconds / world_size,
+            agreement=agreement,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        try:
+            if error is None:
+                self.finish()
+        except Exception as late:
+            if not is_broken(late):
+                raise
+            error = late
+        if error is not None and is_broken(error):
+            self.broken = error
+            return True
+        return False
+
+    def _add(self, name: str, value: float | torch.Tensor) -> None:
+        seen = self._sums.get(name)
+        if isinstance(value, torch.Tensor):
+            value = value.detach().double()
+        else:
+            value = torch.tensor(value, dtype=torch.float64, device=self._world.device)
+        self._sums[name] = value if seen is None else seen + value
+
+    def _synchronize(self, *, last: bool) -> None:
+        if self._training.gradient_sync is GradientSync.LAST_MICRO_BATCH:
+            model = self.model
+            assert isinstance(model, FSDPModule)
+            model.set_requires_gradient_sync(last)
+
+    def _reduced_vector(self) -> torch.Tensor:
+        """[R, shares of |sum / W|^2, batch, seconds, loss, weight, metrics...], summed over ranks."""
+        live, device = self._world.live, self._world.device
+        share = local_square_norm(
+            (p.grad for p in live.parameters if p.grad is not None),
+            world_size=live.groups.world_size,
+        )
+        head = [self._world.probe.take().double(), torch.as_tensor(share).double()]
+        seconds = (time.perf_counter() - self._start) / self.slots
+        facts = [float(self._next_batch if live.groups.rank == 0 else 0), seconds]
+        sums = [self._sums[name] for name in ("loss", "weight")]
+        sums += [self._sums[name] for name in sorted(self._sums) if "/" in name]
+        vector = torch.cat(
+            [
+                torch.stack([value.to(device) for value in head]),
+                torch.tensor(facts, dtype=torch.float64, device=device),
+                torch.stack([value.to(device) for value in sums]),
+            ]
+        )
+        dist.all_reduce(vector)
+        return vector
+
+    def _clip_factor(self, square_norm: float) -> float:
+        clip = self._training.gradient_clip
+        return 1.0 if clip is None else min(1.0, clip / (math.sqrt(square_norm) + 1e-6))
+
+    def _update(self, factor: float) -> None:
+        live = self._world.live
+        gradients = [rows_of(p.grad) for p in live.parameters if p.grad is not None]
+        torch._foreach_mul_(gradients, factor)
+        for group in live.optimizer.param_groups:
+            group["lr"] = self.learning_rate * group.get("lr_scale", 1.0)
+        self.changing = True
+        live.optimizer.step()
+        decay = self._training.average_decay
+        if decay is not None:
+            live.update_average(1 - decay)
+        self.changing = False
+
+    def _abandon(self) -> None:
+        """Drop what was accumulated: the same samples are run again in the next round."""
+        self.abandoned = True
+        self._world.probe.take()
+        self._world.buffers.discard()
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reset_iter_state()
+                break
+        self._world.live.optimizer.zero_grad(set_to_none=True)
+
+
+def beat_every(micro_batch_seconds: float) -> int:
+    """Micro-batches between two beats, from a time that all ranks agree on."""
+    return max(1, int(BEAT_SECONDS / micro_batch_seconds)) if micro_batch_seconds > 0 else 1
+
+
+def rows_of(gradient: torch.Tensor) -> torch.Tensor:
+    """The local rows of a sharded gradient."""
+    local: torch.Tensor = getattr(gradient, "_local_tensor", gradient)
+    return local
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
+    """The same structure with its tensors on `device`."""
+    match batch:
+        case torch.Tensor():
+            return batch.to(device, non_blocking=True)
+        case dict():
+            return {key: on_device(value, device) for key, value in batch.items()}
+        case tuple() if hasattr(batch, "_fields"):
+            return type(batch)(*(on_device(value, device) for value in batch))
+        case list() | tuple():
+            return type(batch)(on_device(value, device) for value in batch)
+        case _:
+            return batch

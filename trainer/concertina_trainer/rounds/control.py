@@ -1,0 +1,71 @@
+"""Agreement on the control plane: all workers act alike after the same step.
+
+At the start of a step, and every quarter of a second within a long one, each worker starts a beat:
+an all-reduce of what it knows, on the round's gloo group, while the step goes on. The newest beat
+that ended counts. A flag raised after a beat began counts in the next one.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+BEAT_SECONDS = 0.25
+"""Time between two beats of a long step: how late an abandoned step is noticed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """What one worker knows, or what all agreed on."""
+
+    round: int
+    """Newest round that this worker sees."""
+    stop: bool = False
+    checkpoint: bool = False
+    abandon: bool = False
+    """The step cannot be finished before a pod must end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """What all workers of the round know."""
+
+    round: int | None
+    """Newest round that all see alike; None while some have not seen it."""
+    stop: bool
+    checkpoint: bool
+    abandon: bool
+
+
+class Control:
+    """Beats over the control group of one round."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group = group
+        self._pending: tuple[torch.Tensor, dist.Work] | None = None
+        self._latest = Agreement(round=None, stop=False, checkpoint=False, abandon=False)
+
+    def beat(self, flags: Flags) -> Agreement:
+        """Collect the beat under way and start the next; all ranks call it at the same places."""
+        latest = self.collect()
+        numbers = [flags.round, -flags.round, flags.stop, flags.checkpoint, flags.abandon]
+        vector = torch.tensor(numbers, dtype=torch.int64)
+        work = dist.all_reduce(vector, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+        assert work is not None
+        self._pending = vector, work
+        return latest
+
+    def collect(self) -> Agreement:
+        """Wait for the beat under way, if any, and return what was agreed last."""
+        if self._pending is not None:
+            vector, work = self._pending
+            work.wait()
+            self._pending = None
+            newest, oldest, stop, checkpoint, abandon = vector.tolist()
+            self._latest = Agreement(
+                round=newest if newest == -oldest else None,
+                stop=bool(stop),
+                checkpoint=bool(checkpoint),
+                abandon=bool(abandon),
+            )
+        return self._latest

@@ -1,0 +1,238 @@
+"""Enters a round: everybody greets, rows move, the new world is built, the leader commits.
+
+Until the commit the old state stays where it was, so a failure at any point returns to it and the
+worker waits for the next round. After the commit the old state is dropped and leavers are free.
+The loop calls `enter`; what state is and how objects are built from it is the keeper's business.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+
+from concertina_api.errors import RoundFailed, TrainingFailed
+from concertina_api.v1alpha1 import Membership, workers_of
+from concertina_trainer.rounds.agreement import Greeting, Source, disagreement, source_of
+from concertina_trainer.rounds.desk import Desk, connect, tell_soon
+from concertina_trainer.rounds.phases import Phases
+from concertina_trainer.rounds.transport import Groups, Transport, is_broken
+from concertina_trainer.sharding.exchange import Route, exchange
+from concertina_trainer.sharding.header import decode_header, encode_header
+from concertina_trainer.sharding.state import Holding
+
+STORE_TIMEOUT = timedelta(seconds=30)
+
+
+class Keeper(Protocol):
+    """Keeps the training state of a worker across rounds."""
+
+    def greeting(self) -> Greeting:
+        """What this worker holds."""
+
+    def holding(self, source: Source) -> Holding | None:
+        """This worker's part of a state, on the device that sends it."""
+
+    def expect(self, samples: int, *, rank: int, world_size: int) -> None:
+        """Training will go on from here at this rank: a chance to load data ahead."""
+
+    def origin(self, groups: Groups) -> Holding | None:
+        """The state to start from when nobody holds one, as parts of a world of any size.
+
+        Either this rank's part of the new world, read from a checkpoint, or on rank 0 the whole
+        initial state and None elsewhere. Collective over `groups`.
+        """
+
+    def build(self, groups: Groups, holding: Holding) -> None:
+        """Build live objects from this rank's part of the new world; the old ones stay."""
+
+    def commit(self) -> None:
+        """The new objects are the state; drop the old."""
+
+    def roll_back(self) -> None:
+        """The round is given up; drop the new objects."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entered:
+    """A committed round, as this worker sees it."""
+
+    membership: Membership
+    groups: Groups | None
+    """None for a leaver: it holds nothing any more."""
+    source: Source | None
+    """None when the state came from a checkpoint or from the seed."""
+
+
+def enter(
+    membership: Membership,
+    *,
+    me: str,
+    keeper: Keeper,
+    transport: Transport,
+    superseded: Callable[[], bool],
+    phases: Phases,
+) -> Entered:
+    """Enter the round of `membership` together with everyone it names.
+
+    Raises RoundFailed when the round broke or was given up: the state is as before, no group is
+    open. Raises TrainingFailed when the participants' states contradict each other.
+    """
+    try:
+        return _Entry(membership, me, keeper, transport, superseded, phases).run()
+    except (RuntimeError, RoundFailed) as error:
+        transport.break_off()
+        transport.close()
+        if isinstance(error, RoundFailed) or is_broken(error):
+            raise RoundFailed(f"round {membership.round} broke: {error}") from error
+        raise
+
+
+class _Entry:
+    def __init__(
+        self,
+        membership: Membership,
+        me: str,
+        keeper: Keeper,
+        transport: Transport,
+        superseded: Callable[[], bool],
+        phases: Phases,
+    ) -> None:
+        self.membership = membership
+        self.keeper = keeper
+        self.transport = transport
+        self.superseded = superseded
+        self.phases = phases
+        self.members = membership.workers()
+        self.participants = (*self.members, *workers_of(membership.leaving))
+        leader = membership.members[0]
+        store = connect(leader.host, leader.port, timeout=STORE_TIMEOUT)
+        self.desk = Desk(store, number=membership.round, participants=self.participants, me=me)
+        self.rank = self.desk.index if self.desk.index < len(self.members) else None
+
+    def run(self) -> Entered:
+        greetings = self.desk.greet(self.keeper.greeting(), superseded=self._waits_in_vain)
+        source = source_of(greetings)
+        if source is not None and (problem := disagreement(source, greetings)):
+            raise TrainingFailed(problem)
+        self.transport.close()  # everyone has greeted, so nobody waits in the old round any more
+        self.phases.mark("greet")
+        groups = self._open("exchange", self.desk.index, len(self.participants))
+        self.phases.mark("open")
+        part = self._from_origin(groups) if source is None else self._from_memory(source)
+        self.phases.mark("exchange")
+        final = self._training_groups(groups)
+        if final is not None:
+            assert part is not None
+            self.keeper.build(final, part)
+        del part
+        self.phases.mark("build")
+        self._commit()
+        return Entered(membership=self.membership, groups=final, source=source)
+
+    def _waits_in_vain(self) -> bool:
+        """While others finish their step, a joiner may learn where training will go on."""
+        soon = self.desk.told("soon")
+        if soon is not None and self.rank is not None:
+            self.keeper.expect(int(soon), rank=self.rank, world_size=len(self.members))
+        return self.superseded()
+
+    def _open(self, name: str, rank: int, world_size: int) -> Groups:
+        store = PrefixStore(f"{name}/", self.desk.store)
+        return self.transport.open(store, rank=rank, world_size=world_size)
+
+    def _from_memory(self, source: Source) -> Holding | None:
+        mine = self.keeper.holding(source) if self.desk.index in source.holders else None
+        newcomers = [n for n in range(len(self.members)) if n not in source.holders]
+        header = self._header(mine, source.holders[0], newcomers)
+        return self._exchange(mine, source.holders, newcomers, header, step=source.step)
+
+    def _from_origin(self, groups: Groups) -> Holding | None:
+        """Start from a checkpoint, which all read, or from the seed, which the leader spreads."""
+        if self.rank is None:
+            return None
+        found = self.keeper.origin(groups)
+        world_size = len(self.members)
+        if found is not None and (found.world_size, found.rank) == (world_size, self.rank):
+            return found
+        newcomers = range(1, world_size)
+        return self._exchange(found, (0,), newcomers, self._header(found, 0, newcomers), step=0)
+
+    def _header(
+        self, mine: Holding | None, teller: int, newcomers: Sequence[int]
+    ) -> dict[str, Any]:
+        """What the state consists of; told by one holder to those who have nothing."""
+        if mine is None:
+            told: dict[str, Any] = self.desk.ask("header", superseded=self.superseded)
+            return told
+        header = encode_header(mine)
+        if newcomers and self.desk.index == teller:
+            self.desk.tell("header", header)
+        return header
+
+    def _exchange(
+        self,
+        mine: Holding | None,
+        holders: tuple[int, ...],
+        newcomers: Sequence[int],
+        header: dict[str, Any],
+        *,
+        step: int,
+    ) -> Holding | None:
+        entries, extra = decode_header(header)
+        if self.rank is not None:
+            self.keeper.expect(
+                int(extra.get("samples", 0)), rank=self.rank, world_size=len(self.members)
+            )
+        route = Route(holders=holders, receivers=range(len(self.members)), without_state=newcomers)
+        with torch.no_grad():
+            tensors = exchange(
+                entries,
+                mine,
+                route=route,
+                group_rank=self.desk.index,
+                device=self.transport.device,
+            )
+        if self.rank is None:
+            return None
+        return Holding(
+            round=self.membership.round,
+            step=step,
+            world_size=len(self.members),
+            rank=self.rank,
+            entries=entries,
+            tensors=tensors,
+            extra=extra,
+        )
+
+    def _training_groups(self, groups: Groups) -> Groups | None:
+        """The groups that train: those of the exchange, unless leavers sit in them."""
+        if len(self.participants) == len(self.members):
+            return groups
+        dist.barrier(group=groups.control)
+        self.transport.close()
+        if self.rank is None:
+            return None
+        return self._open("training", self.rank, len(self.members))
+
+    def _commit(self) -> None:
+        ranks = range(len(self.members))
+        self.phases.mark("done")
+        if not self.desk.finish(new_ranks=ranks, superseded=self.superseded):
+            self.keeper.roll_back()
+            raise RoundFailed(f"round {self.membership.round} was given up before its commit")
+        self.keeper.commit()
+        self.phases.mark("commit")
+
+
+def announce(membership: Membership, samples: int) -> None:
+    """Tell those who wait in a round at which sample training will go on.
+
+    Called by the leader of the round before, a step ahead of the switch. Raises RoundFailed.
+    """
+    leader = membership.members[0]
+    store = connect(leader.host, leader.port, timeout=STORE_TIMEOUT)
+    tell_soon(store, membership.round, samples)

@@ -1,0 +1,148 @@
+"""Process groups of a round: open, close with all alive, break off when a peer is dead.
+
+One transport for gloo, one for NCCL, three functions each. A round has two groups: the tensor
+plane (torch's default group, of the transport's backend) carries gradients and rows; the control
+plane is always gloo on the CPU, so that agreement survives an abort of the other.
+"""
+
+import contextlib
+import gc
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from concertina_trainer.rounds import sockets
+
+OPEN_TIMEOUT = timedelta(seconds=120)
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""Backstop only: a dead peer is noticed by its closed sockets or by a newer membership."""
+_BROKEN_WORDS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The open groups of a round."""
+
+    rank: int
+    world_size: int
+    control: dist.ProcessGroup
+    mesh: DeviceMesh
+
+
+class Transport(Protocol):
+    """How the groups of a round are opened and ended."""
+
+    device: torch.device
+
+    def open(self, store: Store, *, rank: int, world_size: int) -> Groups:
+        """Open both groups; blocks until all ranks have come. `store` must be fresh."""
+
+    def close(self) -> None:
+        """End the groups while every member is alive."""
+
+    def break_off(self) -> None:
+        """End whatever this process waits for now; callable from another thread."""
+
+
+def is_broken(error: BaseException) -> bool:
+    """Whether an exception says that a group broke, rather than that code is wrong."""
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in text for word in _BROKEN_WORDS)
+
+
+class GlooTransport:
+    """Groups over TCP on the CPU."""
+
+    backend = "gloo"
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+        self._lock = threading.Lock()
+        self._before: frozenset[sockets.Connection] | None = None
+        self._opened: frozenset[sockets.Connection] = frozenset()
+
+    def open(self, store: Store, *, rank: int, world_size: int) -> Groups:
+        """See Transport."""
+        with self._recorded():
+            dist.init_process_group(
+                self.backend,
+                store=PrefixStore("tensor/", store),
+                rank=rank,
+                world_size=world_size,
+                timeout=OPEN_TIMEOUT,
+                device_id=self._device_id(),
+            )
+            control = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+            mesh = init_device_mesh(self.device.type, (world_size,))
+        dist.set_timeout(COLLECTIVE_TIMEOUT)
+        assert isinstance(control, dist.ProcessGroup)
+        return Groups(rank, world_size, control, mesh)
+
+    def close(self) -> None:
+        """See Transport. Idle groups end at once; callers agree beforehand that all is done."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        self._forget()
+
+    def break_off(self) -> None:
+        """See Transport."""
+        with self._lock:
+            opened = self._opened
+            if self._before is not None:
+                opened |= sockets.connections() - self._before
+        sockets.shut_down(opened)
+
+    def _device_id(self) -> torch.device | None:
+        return None
+
+    @contextlib.contextmanager
+    def _recorded(self) -> Iterator[None]:
+        """Note the connections that are made inside, also when it is broken off half way."""
+        with self._lock:
+            self._before = sockets.connections()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._opened |= sockets.connections() - self._before
+                self._before = None
+
+    def _forget(self) -> None:
+        # FSDP modules are reference cycles that keep groups, sockets and threads alive.
+        gc.collect()
+        with self._lock:
+            self._opened = frozenset()
+
+
+class NcclTransport(GlooTransport):
+    """Groups over NCCL; agreement stays on gloo."""
+
+    backend = "nccl"
+
+    def close(self) -> None:
+        """See Transport."""
+        torch.cuda.synchronize(self.device)
+        super().close()
+
+    def break_off(self) -> None:
+        """See Transport. Collectives in the queue end by the abort, those on gloo by the sockets."""
+        if dist.is_initialized():
+            dist.distributed_c10d._get_default_group().abort()
+        super().break_off()
+
+    def _device_id(self) -> torch.device | None:
+        return self.device
+
+
+def transport_for(device: torch.device) -> Transport:
+    """The transport of a device."""
+    return NcclTransport(device) if device.type == "cuda" else GlooTransport(device)

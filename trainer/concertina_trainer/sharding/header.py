@@ -1,0 +1,45 @@
+"""The description of a training state as JSON: told to joiners, and stored in checkpoints.
+
+It holds no tensor data; `decode_header(encode_header(holding))` gives the entries and the extra.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from concertina_api.errors import CheckpointInvalid
+from concertina_trainer.sharding.state import Entry, Holding, Kind
+
+
+def encode_header(holding: Holding) -> dict[str, Any]:
+    """Entries and extra of a state as JSON values."""
+    return {
+        "entries": [
+            [entry.name, entry.kind.value, dtype_name(entry.dtype), list(entry.shape)]
+            for entry in holding.entries.values()
+        ],
+        "extra": dict(holding.extra),
+    }
+
+
+def decode_header(header: Mapping[str, Any]) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """The counterpart of `encode_header`."""
+    entries = {
+        name: Entry(name=name, kind=Kind(kind), dtype=dtype_of(dtype), shape=tuple(shape))
+        for name, kind, dtype, shape in header["entries"]
+    }
+    return entries, dict(header["extra"])
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` for torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """torch.float32 for `float32`. Raises CheckpointInvalid for a name that is no dtype."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise CheckpointInvalid(f"{name!r} is not a tensor type")
+    return dtype

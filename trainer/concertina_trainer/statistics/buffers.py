@@ -1,0 +1,70 @@
+"""Buffers that the forward pass changes (batch norm), made independent of the world size.
+
+Each micro-batch starts from the step's value; the step ends with that value plus the mean over
+its real micro-batches of the changes, and integer counters advance by one. So batch statistics
+are per micro-batch ("ghost" batch norm, Hoffer et al. 2017, arXiv 1705.08741) at any world size.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+
+from concertina_api.errors import InvalidJob
+
+
+class BufferMean:
+    """Collects the changes of one step. Which buffers change is found out by their versions."""
+
+    def __init__(self, buffers: Mapping[str, torch.Tensor]) -> None:
+        self._buffers = dict(buffers)
+        self._base = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        self._version = {name: buffer._version for name, buffer in self._buffers.items()}
+        self._changes: dict[str, torch.Tensor] = {}
+        self._counters: set[str] = set()
+
+    def end_micro_batch(self, *, weight: float) -> None:
+        """Note what the micro-batch changed, times `weight` (0 for a repeat), and take it back."""
+        for name, buffer in self._buffers.items():
+            if buffer._version == self._version[name]:
+                continue
+            if buffer.is_floating_point():
+                change = (buffer.double() - self._base[name].double()) * weight
+                seen = self._changes.get(name)
+                self._changes[name] = change if seen is None else seen + change
+            elif buffer.dtype in (torch.int64, torch.int32):
+                self._counters.add(name)
+            else:
+                raise InvalidJob(
+                    f"buffer {name} of type {buffer.dtype} changes in the forward pass; only"
+                    " float and integer buffers can be carried"
+                )
+            self._restore(name)
+
+    def end_step(self, *, num_micro_batches: int) -> None:
+        """Apply the mean change over all ranks. Collective when any buffer changed."""
+        if self._changes:
+            names = sorted(self._changes)
+            flat = torch.cat([self._changes[name].flatten() for name in names])
+            dist.all_reduce(flat)
+            flat /= num_micro_batches
+            sizes = [self._changes[name].numel() for name in names]
+            parts = torch.split(flat, sizes)
+            for name, part in zip(names, parts, strict=True):
+                base = self._base[name]
+                base.copy_(base.double() + part.view_as(base))
+        for name in self._counters:
+            self._base[name] += 1
+        for name in (*self._changes, *self._counters):
+            self._restore(name)
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget the step: its buffers are back at the step's value."""
+        self._changes.clear()
+        self._counters.clear()
+
+    @torch.no_grad()
+    def _restore(self, name: str) -> None:
+        self._buffers[name].copy_(self._base[name])
+        self._version[name] = self._buffers[name]._version
