@@ -116,6 +116,7 @@ def loader(factory, *args, num_processes=1, depth=None, **kwargs):
 
 
 def pids(one):
+    one.warm_up()
     return [process._process.pid for process in one._processes]
 
 
@@ -273,7 +274,6 @@ def test_processes_without_a_way_to_make_their_data_are_refused():
 
 def test_thousands_of_batches_leave_no_file_open():
     with loader(Numbers, m=4) as one:
-        one.warm_up()
         (child,) = pids(one)
         kept = []
         for number in range(2000):
@@ -298,6 +298,12 @@ def test_closing_ends_processes_that_are_stuck_in_the_data_set(tmp_path):
     one.close()
     assert not any(is_alive(pid) for pid in children)
     assert num_open_files("self") <= before
+
+
+def test_a_loader_that_is_closed_while_it_starts_leaves_no_process():
+    before = set(mp.active_children())
+    loader(Numbers, num_processes=2).close()
+    assert set(mp.active_children()) == before
 
 
 def worker(connection, folder):

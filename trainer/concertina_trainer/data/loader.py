@@ -60,11 +60,12 @@ class Loader:
         for process in self._processes:
             self._idle.put(process)
         self._threads = ThreadPoolExecutor(max(1, num_processes), thread_name_prefix="loader")
+        self._starts = [self._threads.submit(process.start) for process in self._processes]
 
     def warm_up(self) -> None:
         """Wait until every process has made its data; raises TrainingFailed if one could not."""
-        for process in self._processes:
-            process.wait_until_ready()
+        for start in self._starts:
+            start.result()
 
     def aim(self, first_samples: Sequence[int]) -> None:
         """Load these micro-batches next, in this order; cancel every other one."""
@@ -124,6 +125,7 @@ class Loader:
                 self._loading[first] = self._threads.submit(self._load, first)
 
     def _load(self, first_sample: int) -> bytes:
+        self.warm_up()
         process = self._idle.get()
         try:
             return process.load(first_sample)
@@ -132,29 +134,33 @@ class Loader:
 
 
 class _LoaderProcess:
-    """One loader process, seen from the worker."""
+    """One loader process, seen from the worker; `kill` may come at any time from any thread."""
 
     def __init__(self, make: Callable[[], MicroBatches]) -> None:
         context = mp.get_context("forkserver")
         # torch is imported once, in the fork server; the default would import the main module.
         context.set_forkserver_preload([__name__])
-        self._connection, theirs = context.Pipe()
+        self._connection, self._theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, make), daemon=True, name="concertina-loader"
+            target=_serve, args=(self._theirs, make), daemon=True, name="concertina-loader"
         )
-        self._process.start()
-        theirs.close()
-        self._ready = threading.Lock()
-        self._is_ready = False
+        self._starting = threading.Lock()
+        self._ended = False
 
-    def wait_until_ready(self) -> None:
-        with self._ready:
-            if not self._is_ready:
-                self._receive("making its data set")
-                self._is_ready = True
+    def start(self) -> None:
+        """Start the process and wait until it has made its data.
+
+        The first start waits for the fork server, which takes as long as importing torch.
+        """
+        with self._starting:
+            if self._ended:
+                return
+            self._process.start()
+            self._theirs.close()
+        self._receive("making its data set")
 
     def load(self, first_sample: int) -> bytes:
-        self.wait_until_ready()
+        """The micro-batch as bytes; raises TrainingFailed."""
         try:
             self._connection.send(first_sample)
         except BrokenPipeError as error:
@@ -163,12 +169,17 @@ class _LoaderProcess:
 
     def kill(self) -> None:
         """End the process; a thread that waits for it gets TrainingFailed."""
-        self._process.kill()
+        with self._starting:
+            self._ended = True
+            if self._process.pid is not None:
+                self._process.kill()
 
     def release(self) -> None:
         """Give back what the process took here, once no thread uses it."""
-        self._process.join()
-        self._process.close()
+        if self._process.pid is not None:
+            self._process.join()
+            self._process.close()
+        self._theirs.close()
         self._connection.close()
 
     def _receive(self, activity: str) -> bytes:
