@@ -138,7 +138,8 @@ class Task(ABC):
     def optimizer(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Optimizer:
         """The optimizer over the trainable parameters; the loop sets the rate before each step.
 
-        Default: AdamW, betas (0.9, 0.95), weight decay 0.1 on matrices only.
+        A parameter group may hold `lr_scale`, a factor of its own on that rate. Default: AdamW,
+        betas (0.9, 0.95), weight decay 0.1 on matrices only.
         """
         parameters = [parameter for _, parameter in named_parameters]
         groups = [
