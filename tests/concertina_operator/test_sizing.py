@@ -3,7 +3,6 @@ from datetime import timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.concertina_operator.factories import a_spec, at
 
 from concertina_api.v1alpha1 import Pods
 from concertina_operator.sizing import (
@@ -14,6 +13,7 @@ from concertina_operator.sizing import (
     needed_pods,
     sizing,
 )
+from tests.concertina_operator.factories import a_spec, at
 
 
 def a_sizing(spec=None, *, effective=32, wanted_before=1, granted=None, scaled_at=None, now=0):

@@ -78,8 +78,6 @@ class LastResize(Model):
     pause_seconds: Duration | None = None
     phases: dict[str, Duration] = Field(default_factory=dict)
     at: AwareDatetime | None = None
-    round: Count = 0
-    """Newest round that was committed."""
 
 
 class FailureCount(Model):
@@ -127,10 +125,14 @@ class JobStatus(Model):
     """Since when fewer pods than min are warm; null while there are enough."""
     failures: FailureCount = FailureCount()
     retry: RetryStatus = RetryStatus()
+    committed_round: Count = 0
+    """Newest round that its leader acknowledged."""
     round_at: AwareDatetime | None = None
     """When the newest round was published; its deadlines count from here."""
     probe_at: AwareDatetime | None = None
     """When the newest probe was published; null when none is open."""
+    waiting_since: AwareDatetime | None = None
+    """Since when no pod is in a round; null while the job trains."""
     active_seconds: Duration = 0.0
     """Seconds that the job was active up to its last suspension."""
     active_since: AwareDatetime | None = None

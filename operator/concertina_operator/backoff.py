@@ -1,0 +1,23 @@
+"""Decides how long to wait before pods are created again. Called by plan.py.
+
+Pure: no I/O, no clock, no randomness: the jitter is a hash of the job and the attempt, so that two
+jobs which hold each other's pods part, and the same plan always comes out the same.
+"""
+
+import hashlib
+from datetime import timedelta
+
+LONGEST = timedelta(seconds=600)
+AFTER_FAILURE = timedelta(seconds=2)
+AFTER_GIVING_BACK = timedelta(seconds=30)
+
+
+def backoff(attempt: int, *, base: timedelta, job_uid: str) -> timedelta:
+    """Waiting time after the `attempt`-th attempt in a row that failed (from 1).
+
+    base x 2^(attempt - 1), at most LONGEST, plus up to as much again as jitter.
+    """
+    delay = min(base * 2 ** min(attempt - 1, 16), LONGEST)
+    digest = hashlib.sha256(f"{job_uid}/{attempt}".encode()).digest()
+    share = int.from_bytes(digest[:4], "big") / 2**32
+    return timedelta(seconds=round(delay.total_seconds() * (1 + share), 3))

@@ -1,0 +1,220 @@
+"""Decides whether a job has completed or failed. Called by plan.py.
+
+Pure: no I/O, no clock. Completed: a leader reports that the run is finished and every member of
+the last round ended with 0 (or reports so); without such a report, all members ended with 0. A
+failure is counted once per round, whoever it was that fell over first; what was not seen (a pod
+that is gone, a node that died) is not counted, and a pod that leaves may exit with any code.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from concertina_api.v1alpha1 import (
+    Failure,
+    FailureCause,
+    FailureCount,
+    Member,
+    Membership,
+    PodPhase,
+)
+from concertina_operator.acceptance import Standing
+
+GOOD_STEPS = 1000
+"""Steps without a failure after which the count starts anew."""
+REMEMBERED = 256
+"""Rounds and incarnations that the count remembers."""
+
+
+class Ending(StrEnum):
+    """How far a job is from its end."""
+
+    RUNNING = "Running"
+    FINISHING = "Finishing"
+    """All samples are consumed; members are still exiting."""
+    COMPLETED = "Completed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFailure:
+    """A failure that has not been seen before."""
+
+    pod: str
+    key: str
+    """uid.incarnation, so that a restarted pod can fail again."""
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureNews:
+    """The count after this observation, and what it found."""
+
+    count: FailureCount
+    found: tuple[FoundFailure, ...] = ()
+    counted: FoundFailure | None = None
+    """The cause, when the count has risen."""
+    permanent: FoundFailure | None = None
+    """A failure that trying again cannot help."""
+
+
+def ending(membership: Membership | None, standings: Iterable[Standing]) -> Ending:
+    """Whether the members of the last round are done."""
+    if membership is None:
+        return Ending.RUNNING
+    by_uid = {standing.pod.uid: standing for standing in standings}
+    last = membership.members or membership.leaving
+    found = [by_uid[member.uid] for member in last if member.uid in by_uid]
+    if any(_has_failed(standing) for standing in found):
+        return Ending.RUNNING
+    finished = any(entry.report is not None and entry.report.finished for entry in found)
+    if finished and all(_is_done(standing) for standing in found):
+        return Ending.COMPLETED
+    if finished:
+        return Ending.FINISHING
+    if not membership.members or len(found) < len(last):
+        return Ending.RUNNING
+    silent_success = all(
+        standing.pod.exit_code == 0
+        and not standing.is_leaving
+        and not standing.has_phase(PodPhase.LEFT)
+        for standing in found
+    )
+    return Ending.COMPLETED if silent_success else Ending.RUNNING
+
+
+def failures(
+    before: FailureCount,
+    *,
+    membership: Membership | None,
+    standings: Iterable[Standing],
+    step: int,
+    not_before: datetime | None,
+    now: datetime,
+) -> FailureNews:
+    """The failure count after what is seen now.
+
+    `step` is the newest step of the run. Pods that fail before they are in any round count only
+    while nobody trains, and once per attempt (an attempt ends at `not_before`).
+    """
+    present = tuple(standings)
+    start = _renewed(before, step=step)
+    found = tuple(_found(present, membership, seen=start.uids))
+    if not found:
+        return FailureNews(count=start)
+    ordered = sorted(found, key=_precedence)
+    permanent = next((entry for entry in ordered if entry.failure.permanent), None)
+    trains = _anyone_trains(membership, present)
+    is_new_attempt = not trains and (not_before is None or now >= not_before)
+    counted = next(
+        (
+            entry
+            for entry in ordered
+            if entry.failure.cause is not FailureCause.ROUND_TIMEOUT
+            and (entry.failure.round not in start.rounds if entry.failure.round else is_new_attempt)
+        ),
+        None,
+    )
+    rounds = {counted.failure.round} - {0} if counted else set()
+    count = start.model_copy(
+        update={
+            "count": start.count + (counted is not None),
+            "rounds": tuple(sorted({*start.rounds, *rounds}))[-REMEMBERED:],
+            "uids": (*start.uids, *(entry.key for entry in found))[-REMEMBERED:],
+            "good_step": step if counted else start.good_step,
+            "message": described(counted) if counted else start.message,
+        }
+    )
+    return FailureNews(count=count, found=found, counted=counted, permanent=permanent)
+
+
+def described(found: FoundFailure) -> str:
+    """One sentence: who failed, where, and why."""
+    failure = found.failure
+    where = f" as rank {failure.rank} of round {failure.round}" if failure.rank >= 0 else ""
+    detail = f": {failure.message}" if failure.message else ""
+    return f"{found.pod} failed{where} ({failure.cause.value}){detail}"[:512]
+
+
+def _renewed(before: FailureCount, *, step: int) -> FailureCount:
+    if before.count and step - before.good_step >= GOOD_STEPS:
+        return before.model_copy(update={"count": 0, "good_step": step, "message": ""})
+    return before
+
+
+def _found(
+    standings: Iterable[Standing], membership: Membership | None, *, seen: tuple[str, ...]
+) -> Iterable[FoundFailure]:
+    by_uid = _members_by_uid(membership)
+    leaving = {member.uid for member in membership.leaving} if membership else set()
+    for standing in standings:
+        if standing.is_leaving or standing.pod.uid in leaving:
+            continue
+        failure = _failure_of(standing, by_uid.get(standing.pod.uid), membership)
+        if failure is None:
+            continue
+        key = f"{standing.pod.uid}.{failure.incarnation}"[:64]
+        if key not in seen:
+            yield FoundFailure(pod=standing.pod.name, key=key, failure=failure)
+
+
+def _failure_of(
+    standing: Standing, member: Member | None, membership: Membership | None
+) -> Failure | None:
+    """What the pod reports, else what its exit code says."""
+    report, code = standing.report, standing.pod.exit_code
+    if report is not None and report.failure is not None:
+        return report.failure
+    if not code:
+        return None
+    incarnation = report.incarnation if report else "unreported"
+    return Failure(
+        round=membership.round if membership and member else 0,
+        incarnation=member.incarnation if member else incarnation,
+        cause=FailureCause.SIGNAL if code < 0 or code > 128 else FailureCause.EXIT_CODE,
+        message=f"exit code {code}",
+    )
+
+
+def _precedence(found: FoundFailure) -> tuple[bool, bool, bool, int, str]:
+    """The first failing rank is the cause; those that lost their peer come after."""
+    failure = found.failure
+    return (
+        not failure.permanent,
+        failure.cause is FailureCause.ROUND_TIMEOUT,
+        failure.rank < 0,
+        failure.rank,
+        found.pod,
+    )
+
+
+def _anyone_trains(membership: Membership | None, standings: Iterable[Standing]) -> bool:
+    by_uid = _members_by_uid(membership)
+    return any(
+        standing.is_alive
+        and standing.pod.uid in by_uid
+        and (
+            standing.report is None
+            or standing.report.incarnation == by_uid[standing.pod.uid].incarnation
+        )
+        for standing in standings
+    )
+
+
+def _members_by_uid(membership: Membership | None) -> Mapping[str, Member]:
+    return {member.uid: member for member in membership.members} if membership else {}
+
+
+def _has_failed(standing: Standing) -> bool:
+    if standing.is_leaving:
+        return False
+    return bool(standing.pod.exit_code) or standing.has_phase(PodPhase.FAILED)
+
+
+def _is_done(standing: Standing) -> bool:
+    finished = standing.report is not None and standing.report.finished
+    return (
+        standing.pod.exit_code == 0
+        or finished
+        or standing.has_phase(PodPhase.FINISHED, PodPhase.LEFT)
+    )

@@ -1,0 +1,251 @@
+"""The course of a job that trains, or is on its way to. Called by plan.py.
+
+Pure: no I/O, no clock. It brings together the arbitration of a broken round, the next round, the
+pods around it, and the back-off after failures.
+"""
+
+from datetime import datetime, timedelta
+
+from concertina_api.v1alpha1 import ConditionType, Intent, RetryStatus
+from concertina_operator.actions import Event, EventType
+from concertina_operator.arbitration import Verdict, arbitrate, commit_limit
+from concertina_operator.backoff import AFTER_FAILURE, AFTER_GIVING_BACK, backoff
+from concertina_operator.conditions import Claim
+from concertina_operator.course import Course, in_force
+from concertina_operator.outcome import described
+from concertina_operator.pods import InForce, PodChanges, pod_changes
+from concertina_operator.rounds import NextRound, next_round, probed, reopened
+from concertina_operator.situation import Situation
+from concertina_operator.sizing import smallest_size
+
+
+def running(situation: Situation) -> Course:
+    """Train with what is there, and get or give back pods until it is what is wanted."""
+    wanted = situation.size.wanted
+    waiting_since = situation.before.waiting_since or situation.now
+    overdue_in = _overdue_in(situation)
+    verdict = _verdict(situation, overdue_in)
+    following = _next_round(situation, verdict, waiting_for=situation.now - waiting_since)
+    force = in_force(situation, following)
+    trains = bool(force.members)
+    retry = _retry_after_failures(situation)
+    says_run = force.membership is None or force.membership.intent is Intent.RUN
+    changes = pod_changes(
+        situation.name,
+        situation.standings,
+        in_force=force,
+        policy=situation.spec.scaling,
+        wanted=wanted if says_run else 0,
+        ceiling=situation.ceiling,
+        waiting_since=None if trains else waiting_since,
+        not_before=retry.not_before,
+        now=situation.now,
+    )
+    retry = _retry_after_pods(situation, retry, changes, force)
+    below_since = (
+        (situation.before.below_min_since or situation.now) if is_below_min(situation) else None
+    )
+    waits = [moment - situation.now for moment in _deadlines(situation, below_since)]
+    if not trains:
+        waits.append(waiting_since + situation.ready_deadline - situation.now)
+    waits += [overdue_in] if overdue_in is not None else []
+    waits += [verdict.requeue_after] if verdict is not None and verdict.requeue_after else []
+    return Course(
+        state=_state(situation, force, verdict, retry),
+        message=following.message,
+        next=following,
+        pods=changes,
+        wanted=wanted,
+        intends={
+            "retry": retry,
+            "waiting_since": None if trains else waiting_since,
+            "below_min_since": below_since,
+            "probe_at": _probe_at(situation, verdict),
+        },
+        claims=(
+            _ready(force, verdict, following),
+            _pods_ready(situation, force, changes, retry),
+        ),
+        events=_events(situation, changes),
+        waits=tuple(waits),
+    )
+
+
+def is_below_min(situation: Situation) -> bool:
+    """Whether fewer pods are warm than the smallest size; a back-off does not begin the wait."""
+    warm = len(situation.there.here) + len(situation.there.newcomers)
+    has_begun = situation.before.below_min_since is not None
+    return warm < smallest_size(situation.spec.pods) and (has_begun or not situation.is_backing_off)
+
+
+def is_below_min_for_too_long(situation: Situation) -> bool:
+    """Whether the pods have had their time to become warm, back-off apart."""
+    since = situation.before.below_min_since
+    if since is None or not is_below_min(situation):
+        return False
+    return situation.now >= max(_deadlines(situation, since))
+
+
+def _deadlines(situation: Situation, below_since: datetime | None) -> list[datetime]:
+    """When a job below min gives its pods back."""
+    if below_since is None:
+        return []
+    not_before = situation.not_before or below_since
+    return [max(below_since, not_before) + situation.ready_deadline]
+
+
+def _overdue_in(situation: Situation) -> timedelta | None:
+    """Time until the round should have been acknowledged; None when it is, or has no members."""
+    membership = situation.membership
+    if membership is None or not membership.members or situation.there.committed:
+        return None
+    limit = commit_limit(
+        round_number=membership.round,
+        committed_round=situation.status.committed_round,
+        longest=situation.ready_deadline,
+    )
+    return (situation.before.round_at or situation.now) + limit - situation.now
+
+
+def _verdict(situation: Situation, overdue_in: timedelta | None) -> Verdict | None:
+    """What arbitration says; it is not asked while somebody is known to be lost or to leave."""
+    membership, there = situation.membership, situation.there
+    if membership is None or not membership.members or there.lost or there.leavers:
+        return None
+    return arbitrate(
+        membership,
+        situation.standings,
+        committed=there.committed,
+        overdue=overdue_in is not None and overdue_in <= timedelta(0),
+        probe_at=situation.before.probe_at,
+        confirm=timedelta(seconds=situation.spec.scaling.loss_confirm_seconds),
+        now=situation.now,
+    )
+
+
+def _next_round(
+    situation: Situation, verdict: Verdict | None, *, waiting_for: timedelta
+) -> NextRound:
+    following = reopened(situation.membership, situation.there, number=situation.number)
+    if following is not None:
+        return following
+    if verdict is not None and verdict.opens_probe:
+        assert situation.membership is not None
+        return probed(situation.membership, message=f"{verdict.reason}: probing")
+    more_may_come = not situation.is_backing_off or any(
+        entry.is_alive and not entry.is_leaving and not entry.is_warm
+        for entry in situation.standings
+    )
+    return next_round(
+        situation.membership,
+        situation.there,
+        pods=situation.spec.pods,
+        wanted=situation.size.wanted,
+        number=situation.number,
+        arbitrated=verdict.lost if verdict is not None and verdict.renews else None,
+        may_wait=more_may_come and waiting_for < situation.ready_deadline,
+    )
+
+
+def _probe_at(situation: Situation, verdict: Verdict | None) -> datetime | None:
+    if verdict is None or verdict.renews:
+        return None
+    return situation.now if verdict.opens_probe else situation.before.probe_at
+
+
+def _retry_after_failures(situation: Situation) -> RetryStatus:
+    """The back-off after what failed now; one for all pods of an attempt."""
+    before, news = situation.before.retry, situation.news
+    failed_at_start = any(not entry.failure.round for entry in news.found)
+    if news.counted is None and (situation.is_backing_off or not failed_at_start):
+        return before
+    attempt = max(before.count + 1, news.count.count)
+    pause = backoff(attempt, base=AFTER_FAILURE, job_uid=situation.uid)
+    return RetryStatus(count=attempt, not_before=situation.now + pause)
+
+
+def _retry_after_pods(
+    situation: Situation, retry: RetryStatus, changes: PodChanges, force: InForce
+) -> RetryStatus:
+    """The back-off after pods were given back; none any more once all wanted pods train."""
+    if changes.given_back:
+        pause = backoff(retry.count + 1, base=AFTER_GIVING_BACK, job_uid=situation.uid)
+        return RetryStatus(count=retry.count + 1, not_before=situation.now + pause)
+    is_complete = force.committed and len(force.members) == situation.size.wanted
+    return RetryStatus() if is_complete and not situation.news.found else retry
+
+
+def _state(
+    situation: Situation, force: InForce, verdict: Verdict | None, retry: RetryStatus
+) -> str:
+    if not force.members:
+        if retry.not_before is not None and situation.now < retry.not_before:
+            return "BackingOff"
+        return "Recovering" if situation.status.committed_round else "Starting"
+    if verdict is not None:
+        return "Recovering"
+    if not force.committed:
+        return "Resizing" if situation.status.committed_round else "Starting"
+    return "Training"
+
+
+def _ready(force: InForce, verdict: Verdict | None, following: NextRound) -> Claim:
+    kind = ConditionType.READY
+    if verdict is not None:
+        return Claim(type=kind, holds=False, reason="RoundBroken", message=verdict.reason)
+    if not force.members:
+        return Claim(type=kind, holds=False, reason="NoMembers", message=following.message)
+    if not force.committed:
+        return Claim(type=kind, holds=False, reason="RoundOpen", message=following.message)
+    assert force.membership is not None
+    message = f"round {force.membership.round} trains on {force.membership.world_size} workers"
+    return Claim(type=kind, holds=True, reason="Training", message=message)
+
+
+def _pods_ready(
+    situation: Situation, force: InForce, changes: PodChanges, retry: RetryStatus
+) -> Claim:
+    kind, wanted = ConditionType.PODS_READY, situation.size.wanted
+    number, floor = len(force.members), smallest_size(situation.spec.pods)
+    message = f"{number} of {wanted} pods are members"
+    if number >= wanted:
+        reason = "AllMembers" if number == wanted else "Surplus"
+        return Claim(type=kind, holds=number == wanted, reason=reason, message=message)
+    names = {*changes.starting, *(creation.name for creation in changes.create)}
+    if names:
+        message += f", {', '.join(sorted(names))} start"
+    if changes.given_back:
+        seconds = situation.ready_deadline.total_seconds()
+        message += (
+            f", {', '.join(changes.given_back)} not admitted within {seconds:g} s: given back"
+        )
+    if retry.not_before is not None and situation.now < retry.not_before:
+        message += f", no pod is created for {(retry.not_before - situation.now).seconds} s"
+    told = {entry.pod.message for entry in situation.standings if entry.pod.message}
+    message += "".join(f"; {text}" for text in sorted(told))
+    if 0 < number < floor:
+        message = f"forced to run below the smallest size {floor}: {message}"
+        return Claim(type=kind, holds=False, reason="BelowMinimum", message=message)
+    return Claim(
+        type=kind,
+        holds=False,
+        reason="PodsStarting" if names else "PodsMissing",
+        message=message,
+    )
+
+
+def _events(situation: Situation, changes: PodChanges) -> tuple[Event, ...]:
+    failures = (
+        Event(type=EventType.WARNING, reason="WorkerFailed", message=described(entry))
+        for entry in situation.news.found
+    )
+    seconds = situation.ready_deadline.total_seconds()
+    returns = (
+        Event(
+            type=EventType.WARNING,
+            reason="PodGivenBack",
+            message=f"{name} was not admitted within {seconds:g} s and is given back",
+        )
+        for name in changes.given_back
+    )
+    return (*failures, *returns)

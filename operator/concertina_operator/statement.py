@@ -1,0 +1,180 @@
+"""Writes a course down: the status that is stored and the events that people read.
+
+Called by plan.py. Pure: no I/O, no clock. Conditions are complete with every plan, so that nobody
+has to know what was written before.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from concertina_api.v1alpha1 import ConditionType, JobStatus, Membership, PodCounts
+from concertina_operator import ledger
+from concertina_operator.actions import Event, EventType
+from concertina_operator.conditions import Claim, condition, conditions, holds
+from concertina_operator.course import Course, in_force
+from concertina_operator.observed import Phase
+from concertina_operator.rounds import RoundReason
+from concertina_operator.situation import Situation
+from concertina_operator.sizing import SizingReason
+
+
+def status_after(situation: Situation, course: Course, published: Membership | None) -> JobStatus:
+    """The status to store before the actions are done; `published` is the membership to write."""
+    before, now = situation.before, situation.now
+    membership = published or situation.membership
+    return situation.status.model_copy(
+        update={
+            "conditions": conditions(
+                before.conditions,
+                (*_claims(situation, course), *course.claims),
+                generation=situation.generation,
+                now=now,
+            ),
+            "state": course.state,
+            "pods": _pod_counts(situation, wanted=course.wanted),
+            "world_size": _world_size(situation, course),
+            "round": max(before.round, membership.round if membership else 0),
+            "scaled_at": _scaled_at(situation, wanted=course.wanted),
+            **_activity(situation),
+            **course.intends,
+            **_round_times(situation, published),
+        }
+    )
+
+
+def events_of(
+    situation: Situation, course: Course, published: Membership | None
+) -> tuple[Event, ...]:
+    """Every decision and every refusal of this plan."""
+    return (
+        *(_warning("ReportRefused", refusal) for refusal in situation.refusals),
+        *_request_events(situation, course),
+        *course.events,
+        *_round_events(situation, course, published),
+        *_pod_events(course),
+    )
+
+
+def _pod_counts(situation: Situation, *, wanted: int) -> PodCounts:
+    standings = situation.standings
+    return PodCounts(
+        wanted=wanted,
+        ready=sum(standing.is_warm for standing in standings),
+        running=sum(
+            standing.pod.phase is Phase.RUNNING and not standing.pod.ended for standing in standings
+        ),
+        granted=situation.granted,
+    )
+
+
+def _world_size(situation: Situation, course: Course) -> int:
+    """Workers of the newest round that is acknowledged."""
+    force = in_force(situation, course.next)
+    if force.membership is None or not force.membership.members:
+        return 0
+    return force.membership.world_size if force.committed else situation.before.world_size
+
+
+def _scaled_at(situation: Situation, *, wanted: int) -> Any:
+    """When the wanted number last changed; a start is no change."""
+    before = situation.before
+    if wanted == 0:
+        return None
+    return situation.now if before.pods.wanted not in (0, wanted) else before.scaled_at
+
+
+def _activity(situation: Situation) -> dict[str, Any]:
+    before = situation.before
+    if not situation.spec.suspend:
+        return {"active_since": before.active_since or situation.now}
+    seconds = ledger.active_time(before, now=situation.now).total_seconds()
+    return {"active_since": None, "active_seconds": seconds}
+
+
+def _round_times(situation: Situation, published: Membership | None) -> dict[str, Any]:
+    """A new round is due from now on, and no probe is open in it."""
+    present = situation.membership
+    if published is not None and (present is None or present.round < published.round):
+        return {"round_at": situation.now, "probe_at": None}
+    if present is not None and situation.before.round_at is None:
+        return {"round_at": situation.now}
+    return {}
+
+
+def _claims(situation: Situation, course: Course) -> Iterator[Claim]:
+    """What the conditions say unless the course claims otherwise."""
+    size, status = situation.size, situation.before
+    for kind in (ConditionType.READY, ConditionType.PODS_READY, ConditionType.SUSPENDED):
+        yield Claim(type=kind, holds=False, reason=course.state, message=course.message)
+    yield _resizing(situation, course)
+    yield Claim(
+        type=ConditionType.REQUEST_SATISFIED,
+        holds=size.reason is SizingReason.SATISFIED,
+        reason=size.reason.value,
+        message=size.message,
+    )
+    if any(standing.report is not None for standing in situation.standings):
+        yield Claim(type=ConditionType.COMPATIBLE, holds=True, reason="SameProtocol")
+    for kind in (ConditionType.COMPLETED, ConditionType.FAILED):
+        if not holds(status, kind):
+            yield Claim(type=kind, holds=False, reason=course.state)
+
+
+def _resizing(situation: Situation, course: Course) -> Claim:
+    """While a round is open the condition keeps saying why it was published."""
+    force, reason = in_force(situation, course.next), course.next.reason
+    kind = ConditionType.RESIZING
+    if force.committed:
+        return Claim(
+            type=kind, holds=False, reason=RoundReason.STEADY.value, message=course.message
+        )
+    known = condition(situation.before, kind)
+    if reason is RoundReason.ROUND_OPEN and known is not None and known.status == "True":
+        return Claim(type=kind, holds=True, reason=known.reason, message=known.message)
+    return Claim(type=kind, holds=True, reason=reason.value, message=course.next.message)
+
+
+def _request_events(situation: Situation, course: Course) -> Iterator[Event]:
+    before, batch = situation.before, situation.status.batch
+    if batch.sequence > before.batch.sequence:
+        yield _normal("RequestAccepted", f"request {batch.sequence}: {batch.reason}")
+    if course.wanted != before.pods.wanted and course.wanted:
+        reason = "Starting" if before.pods.wanted == 0 else situation.size.reason.value
+        yield _normal(reason, situation.size.message)
+
+
+def _round_events(
+    situation: Situation, course: Course, published: Membership | None
+) -> Iterator[Event]:
+    before, status = situation.before, situation.status
+    if status.resizes > before.resizes and status.last_resize is not None:
+        resize = status.last_resize
+        yield _normal(
+            "Resized",
+            f"{resize.from_world_size} to {resize.to_world_size} workers in"
+            f" {resize.pause_seconds:g} s: {resize.reason}",
+        )
+    if published is None:
+        return
+    message = course.next.message
+    if course.next.reason in (RoundReason.LOSS, RoundReason.PROBING):
+        name = "MemberLost" if course.next.reason is RoundReason.LOSS else "RoundProbed"
+        yield _warning(name, message)
+    else:
+        yield _normal("RoundPublished", message)
+
+
+def _pod_events(course: Course) -> Iterator[Event]:
+    if course.pods.create:
+        names = ", ".join(creation.name for creation in course.pods.create)
+        yield _normal("PodsCreated", f"{names} created, {course.wanted} wanted")
+    for deletion in course.pods.delete:
+        yield _normal("PodDeleted", f"{deletion.name} deleted: {deletion.reason}")
+
+
+def _normal(reason: str, message: str) -> Event:
+    return Event(type=EventType.NORMAL, reason=reason, message=message)
+
+
+def _warning(reason: str, message: str) -> Event:
+    return Event(type=EventType.WARNING, reason=reason, message=message)
