@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from types import TracebackType
@@ -214,24 +215,30 @@ def _serve(connection: Connection, make: Callable[[], MicroBatches]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_worker, daemon=True).start()
     torch.set_num_threads(1)
-    try:
-        batches = make()
-    except Exception as error:  # noqa: BLE001 (the outermost frame of a process)
-        connection.send(_failure(error))
-        return
-    answer: bytes | _Failure = b""
-    while True:
-        if isinstance(answer, _Failure):
-            connection.send(answer)
-        else:
-            connection.send(None)
-            connection.send_bytes(answer)
+    with suppress(EOFError, ConnectionError):  # the worker is gone
         try:
-            answer = packed(batches.load(connection.recv()))
-        except EOFError:
+            batches = make()
+        except Exception as error:  # noqa: BLE001 (told to the worker)
+            _send(connection, _failure(error))
             return
-        except Exception as error:  # noqa: BLE001 (as above)
-            answer = _failure(error)
+        _send(connection, b"")
+        while True:
+            _send(connection, _loaded(batches, connection.recv()))
+
+
+def _loaded(batches: MicroBatches, first_sample: int) -> bytes | _Failure:
+    try:
+        return packed(batches.load(first_sample))
+    except Exception as error:  # noqa: BLE001 (told to the worker)
+        return _failure(error)
+
+
+def _send(connection: Connection, answer: bytes | _Failure) -> None:
+    if isinstance(answer, _Failure):
+        connection.send(answer)
+    else:
+        connection.send(None)
+        connection.send_bytes(answer)
 
 
 def _failure(error: Exception) -> _Failure:
