@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
@@ -191,6 +193,24 @@ def wait_for(found: Callable[[], T | None], what: Callable[[], str]) -> T:
             raise AssertionError(f"not within {DEADLINE_SECONDS:.0f} s: {what()}")
         time.sleep(0.02)
     return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def scrape(port: int) -> dict[str, float]:
+    """Metrics that an agent serves, without their prefix and labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    return {
+        line.partition("{")[0].removeprefix("concertina_"): float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith("concertina_")
+    }
 
 
 def has_ended(pid: int) -> bool:

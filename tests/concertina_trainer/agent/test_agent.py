@@ -8,7 +8,7 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from concertina_api.v1alpha1 import FailureCause, Intent, PodPhase
 from concertina_trainer.agent.agent import LiveAgent
 from concertina_trainer.agent.mailbox import Notice
-from tests.concertina_trainer.agent.pods import has_ended, wait_for
+from tests.concertina_trainer.agent.pods import free_port, has_ended, scrape, wait_for
 
 
 def test_workers_live_through_every_membership_until_the_job_is_suspended(run):
@@ -39,10 +39,13 @@ def test_workers_live_through_every_membership_until_the_job_is_suspended(run):
 
 
 def test_failed_workers_start_again_as_others_until_they_failed_too_often(run_of_two):
-    pod = run_of_two.pod("tiny-0")
+    port = free_port()
+    pod = run_of_two.pod("tiny-0", CONCERTINA_METRICS_PORT=str(port))
     seen = pod.warm()
     run_of_two.publish(1, pod.member())
     pod.trains(1)
+    pod.order("step 40")
+    wait_for(lambda: scrape(port)["samples_total"] == 320, lambda: str(scrape(port)))
 
     peer = pod.status(1).pid
     pod.order("exit 3")
@@ -63,10 +66,16 @@ def test_failed_workers_start_again_as_others_until_they_failed_too_often(run_of
     assert seen.failure.cause is FailureCause.NON_FINITE
     assert seen.failure.message == "5 steps in a row"
 
+    served = scrape(port)
+    assert served["samples_total"] == 320
+    assert served["worker_restarts_total"] == 3
+    assert "loss" not in served  # nobody leads from here any more
+
     pod.order("exit 3")
     assert pod.exit_code() == 1
     assert pod.report.phase is PodPhase.FAILED
     assert pod.report.failure.incarnation == seen.incarnation
+    assert "Unable to shutdown" not in pod.log  # torch waits 30 s before it says so
 
 
 def test_a_mistake_of_the_user_is_final_and_a_pod_told_to_end_leaves(run):

@@ -10,6 +10,7 @@ from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import BatchSizeRequest, Progress, Resize
 from concertina_trainer.agent.mailbox import WorkerStatus
 from concertina_trainer.agent.metrics import METRICS, PodCollector, Tally, serve_metrics
+from tests.concertina_trainer.agent.pods import free_port
 
 
 def status(incarnation="a", rank=0, step=None, **fields):
@@ -167,9 +168,3 @@ def test_a_taken_port_is_a_mistake_that_the_command_tells(run):
         )
     assert done.returncode == 2
     assert "cannot serve metrics there" in done.stderr
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))
-        return probe.getsockname()[1]

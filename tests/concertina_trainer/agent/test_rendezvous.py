@@ -1,5 +1,4 @@
 import json
-import socket
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
@@ -18,7 +17,7 @@ from torch.distributed.elastic.rendezvous import (
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import Member, Membership
 from concertina_trainer.agent.rendezvous import MembershipRendezvous, create_handler
-from tests.concertina_trainer.agent.pods import send_output_to, wait_for
+from tests.concertina_trainer.agent.pods import free_port, send_output_to, wait_for
 from tests.worlds import spawn
 
 SCRIPT = Path(__file__).with_name("restarted.py")
@@ -36,12 +35,6 @@ class Changing:
 
     def gone(self):
         return self.deleted
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def member(pod, port=None):

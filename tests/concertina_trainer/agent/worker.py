@@ -141,4 +141,5 @@ def sum_of_ones(membership: Membership, rank: int) -> int:
 
 if __name__ == "__main__":
     die_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as a worker that hangs in a library would
     Worker(gloo="gloo" in sys.argv[1:]).run()

@@ -67,4 +67,6 @@ def _run(settings: Settings, program: Sequence[str], *, leave: Leave, tally: Tal
         return 128 + error.sigval
     finally:
         pod.close(now=time.monotonic())
-    return int(result.is_failed())
+    code = int(result.is_failed())
+    logger.info("the workers have ended: exit code %d", code)
+    return code

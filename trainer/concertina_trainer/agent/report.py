@@ -128,6 +128,7 @@ class ReportFile:
     progress_seconds = FILE_PROGRESS_SECONDS
 
     def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
 
     def send(self, report: Report) -> None:
