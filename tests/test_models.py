@@ -1,5 +1,8 @@
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+
 from tests.models import (
     checkpoint_activations,
     loss_sum,
@@ -8,8 +11,6 @@ from tests.models import (
     tokens,
 )
 from tests.worlds import run
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule
 
 
 def sharded_loss():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+
 from tests.worlds import WorldFailed, run, spawn
 
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from tests.worlds import run
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from concertina_trainer.statistics.norms import local_square_norm, square_norm
+from tests.worlds import run
 
 TOLERANCE = 1e-5
 GENERATOR = torch.Generator().manual_seed(0)

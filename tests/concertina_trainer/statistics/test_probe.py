@@ -7,6 +7,13 @@ from functools import cache
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+
+from concertina_api.batch import accumulation
+from concertina_trainer.statistics.norms import local_square_norm
+from concertina_trainer.statistics.probe import GradientProbe
 from tests.models import (
     BFLOAT16,
     TinyLM,
@@ -18,13 +25,6 @@ from tests.models import (
     tokens,
 )
 from tests.worlds import run
-from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.nn.parallel import DistributedDataParallel
-
-from concertina_api.batch import accumulation
-from concertina_trainer.statistics.norms import local_square_norm
-from concertina_trainer.statistics.probe import GradientProbe
 
 MICRO_BATCH = 2
 NUM_MICRO_BATCHES = 5
@@ -166,7 +166,13 @@ def check(cases, world_size):
     for by_case in run(measure, world_size, cases):
         for case, measured in zip(cases, by_case, strict=True):
             want = reference(Case(repeats=case.repeats, change=_numbers(case)))
-            assert measured == pytest.approx(want, rel=TOLERANCE), (world_size, str(case))
+            assert measured == pytest.approx(want, rel=_tolerance(case)), (world_size, str(case))
+
+
+def _tolerance(case):
+    # Between reductions FSDP adds the two uses of a tied weight in float32, autograd in bfloat16.
+    rounded = case.change == "bfloat16" and case.synchronize == "last"
+    return 1e-4 if rounded else TOLERANCE
 
 
 def _numbers(case):
