@@ -12,9 +12,8 @@ import sys
 import threading
 from pathlib import Path
 
-from tests.concertina_trainer.checkpoint import states
-
 from concertina_trainer.sharding.state import Entry
+from tests.concertina_trainer.checkpoint import states
 
 FILE_OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
 

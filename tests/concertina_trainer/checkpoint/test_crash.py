@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.concertina_trainer.checkpoint.states import folder_names, found_step, large_entries, save
 
 REPOSITORY = Path(__file__).parents[3]

@@ -1,9 +1,9 @@
 from dataclasses import replace
 
 import pytest
-from tests.concertina_trainer.checkpoint.states import ENTRIES, holding, same_bits, whole
 
 from concertina_trainer.checkpoint.host_copy import HostBuffers
+from tests.concertina_trainer.checkpoint.states import ENTRIES, holding, same_bits, whole
 
 
 def test_a_copy_is_bitwise_and_independent() -> None:

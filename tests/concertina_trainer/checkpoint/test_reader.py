@@ -9,6 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from concertina_api.errors import CheckpointInvalid
+from concertina_trainer.checkpoint import format as fmt
+from concertina_trainer.checkpoint.reader import find, load, open_checkpoint, read_rows, verify
 from tests.concertina_trainer.checkpoint.states import (
     ENTRIES,
     JOB,
@@ -20,10 +24,6 @@ from tests.concertina_trainer.checkpoint.states import (
     whole,
     world,
 )
-
-from concertina_api.errors import CheckpointInvalid
-from concertina_trainer.checkpoint import format as fmt
-from concertina_trainer.checkpoint.reader import find, load, open_checkpoint, read_rows, verify
 
 
 @pytest.mark.parametrize("saved", [1, 2, 3, 4])

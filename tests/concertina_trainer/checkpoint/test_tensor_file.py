@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.concertina_trainer.checkpoint.states import same_bits, whole
 
 from concertina_api.errors import CheckpointInvalid
 from concertina_trainer.checkpoint import tensor_file
 from concertina_trainer.checkpoint.tensor_file import DTYPES, TensorFile, TensorSpec, write_tensors
+from tests.concertina_trainer.checkpoint.states import same_bits, whole
 
 
 def specs_of(tensors: dict[str, torch.Tensor]) -> list[TensorSpec]:

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from concertina_api.errors import CheckpointInvalid
+from concertina_trainer.checkpoint.reader import find, verify
+from concertina_trainer.checkpoint.writer import Writer
 from tests.concertina_trainer.checkpoint.states import (
     JOB,
     always,
@@ -18,10 +22,6 @@ from tests.concertina_trainer.checkpoint.states import (
     world,
     writer_threads,
 )
-
-from concertina_api.errors import CheckpointInvalid
-from concertina_trainer.checkpoint.reader import find, verify
-from concertina_trainer.checkpoint.writer import Writer
 
 
 def leader(path: Path, **options: float) -> Writer:

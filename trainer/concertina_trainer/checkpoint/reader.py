@@ -39,8 +39,8 @@ class Checkpoint:
         return self._files[rank]
 
 
-def find(path: Path, *, job: str, exclude: Collection[str] = ()) -> Checkpoint | None:
-    """The newest usable checkpoint of `job` in `path`; None when there is none.
+def find(path: Path, *, job: str | None, exclude: Collection[str] = ()) -> Checkpoint | None:
+    """The newest usable checkpoint of `job` (None: of any) in `path`; None when there is none.
 
     First the one that `latest` names, then the others from new to old. Those that cannot be used
     are skipped with a warning that says why. `exclude`: names of folders not to try, for instance
