@@ -1,0 +1,67 @@
+"""Reads a manifest file for the command line: one YAML document, strictly.
+
+Every mistake is an InvalidJob that names the file, the place and the rule; keys that appear twice
+are mistakes too, which YAML itself would let pass.
+"""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from concertina_api.errors import InvalidJob
+from concertina_api.manifest import parse_job
+from concertina_api.v1alpha1 import AdaptiveTrainingJob
+
+MAX_BYTES = 1 << 20
+
+
+def load_job(path: Path) -> AdaptiveTrainingJob:
+    """The job in the file. Raises InvalidJob."""
+    return parse_job(_document(path), source=str(path))
+
+
+def dump_job(job: AdaptiveTrainingJob) -> str:
+    """The job as YAML that `load_job` reads back: what the user wrote, without status."""
+    fields = job.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
+    head = {"apiVersion": job.api_version, "kind": job.kind}
+    return yaml.safe_dump({**head, **fields}, sort_keys=False, allow_unicode=True)
+
+
+def _document(path: Path) -> object:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidJob(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > MAX_BYTES:
+        raise InvalidJob(f"{path} has {len(content)} bytes; a manifest has at most {MAX_BYTES}")
+    try:
+        documents = [item for item in yaml.load_all(content, Loader=_Loader) if item is not None]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise InvalidJob(f"{place}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidJob(f"{path}: not valid YAML: {error}") from error
+    if len(documents) != 1:
+        raise InvalidJob(f"{path} holds {len(documents)} YAML documents; a manifest is exactly one")
+    return documents[0]
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, refusing a key that appears twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - the signature of the base class
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(
+                    "while constructing a mapping",
+                    node.start_mark,
+                    f"the key {key!r} appears twice",
+                    key_node.start_mark,
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
