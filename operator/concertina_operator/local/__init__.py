@@ -1,0 +1,1 @@
+"""The local shell: `concertina run` carries out the same plan as in Kubernetes, on processes."""
