@@ -1,0 +1,147 @@
+"""The shell of `concertina run`: observe, plan, apply, until the plan says that the run is over.
+
+The same plan as in Kubernetes, on files and processes. Status lives in memory, stored before each
+apply; the run's directory holds everything that a later shell needs to go on.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from concertina_api.errors import InvalidJob
+from concertina_api.v1alpha1 import (
+    AdaptiveTrainingJob,
+    ConditionType,
+    FailureCause,
+    JobStatus,
+    Scaling,
+)
+from concertina_operator.actions import Plan
+from concertina_operator.local.apply import apply
+from concertina_operator.local.directory import RunDirectory
+from concertina_operator.local.display import Display
+from concertina_operator.local.files import replace_text
+from concertina_operator.local.interrupts import Interrupts
+from concertina_operator.local.narrate import Line, Topic
+from concertina_operator.local.observe import Reports, observe, read_membership
+from concertina_operator.local.pods import AGENT_COMMAND, DEFAULT_GRACE_SECONDS, LocalPods
+from concertina_operator.local.record import Outcome
+from concertina_operator.local.story import Story
+from concertina_operator.observed import Observed
+from concertina_operator.plan import plan
+
+_INTERVAL_SECONDS: Final = 0.2
+_LAST_SECONDS: Final = 30.0
+"""How long agents of a job that is over may take to end by themselves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How agents are run; none of it changes what is trained."""
+
+    agent_command: Sequence[str] = AGENT_COMMAND
+    grace_seconds: int = DEFAULT_GRACE_SECONDS
+    """Time between telling a pod to end and killing it."""
+    metrics_port: int | None = None
+    """Pod n serves metrics on this port + n."""
+
+
+def run_job(
+    job: AdaptiveTrainingJob,
+    *,
+    directory: RunDirectory,
+    display: Display,
+    interrupts: Interrupts,
+    settings: Settings | None = None,
+) -> Outcome:
+    """Trains until the job is over or stopped; leaves no process behind, whatever happens.
+
+    The first interrupt asks for a checkpoint and an orderly end, the second ends at once.
+    Raises InvalidJob for a job that would never start.
+    """
+    check_runnable(job)
+    settings = settings or Settings()
+    job = job.model_copy(update={"status": _first_status(directory)})
+    story = Story(directory, display=display)
+    pods = LocalPods(
+        directory,
+        agent_command=settings.agent_command,
+        grace_seconds=settings.grace_seconds,
+        metrics_port=settings.metrics_port,
+    )
+    with closing(display), pods:
+        outcome = _loop(job, directory=directory, pods=pods, story=story, interrupts=interrupts)
+        pods.end_all()
+        story.end(outcome)
+    return outcome
+
+
+def check_runnable(job: AdaptiveTrainingJob) -> None:
+    """Raises InvalidJob for a job on which the plan would never act."""
+    if job.spec.scaling.mode is not Scaling.AUTO:
+        raise InvalidJob(
+            f"scaling.mode is {job.spec.scaling.mode}, which starts no pod; concertina run needs"
+            " Auto (concertina plan explains what would happen)"
+        )
+    if job.spec.suspend:
+        raise InvalidJob("suspend is true, so nothing would run; set it to false")
+
+
+def _loop(
+    job: AdaptiveTrainingJob,
+    *,
+    directory: RunDirectory,
+    pods: LocalPods,
+    story: Story,
+    interrupts: Interrupts,
+) -> Outcome:
+    reports = Reports(directory)
+    over_since: float | None = None
+    while interrupts.count < 2:
+        if interrupts.count and not job.spec.suspend:
+            story.say(
+                Line(topic=Topic.NOTE, text="stopping: saves a checkpoint; again stops at once")
+            )
+            job = job.model_copy(update={"spec": job.spec.model_copy(update={"suspend": True})})
+        observed = observe(job, directory=directory, pods=pods, reports=reports)
+        decided = plan(observed, datetime.now(UTC))
+        job = job.model_copy(update={"status": decided.status})
+        replace_text(directory.status, decided.status.model_dump_json(by_alias=True, indent=1))
+        apply(decided.actions, directory=directory, pods=pods)
+        story.tell(observed, decided)
+        outcome = _outcome(observed, decided, story=story)
+        if outcome is not None:
+            now = time.monotonic()
+            over_since = over_since or now
+            if all(pod.ended for pod in observed.pods) or now - over_since > _LAST_SECONDS:
+                return outcome
+        time.sleep(_INTERVAL_SECONDS)
+    return Outcome.INTERRUPTED
+
+
+def _outcome(observed: Observed, decided: Plan, *, story: Story) -> Outcome | None:
+    """How the run ends, once the plan says that it does."""
+    status = decided.status
+    if _holds(status, ConditionType.COMPLETED):
+        return Outcome.COMPLETED
+    if _holds(status, ConditionType.FAILED):
+        mistaken = FailureCause.INVALID_JOB in {failure.cause for failure in story.failures}
+        return Outcome.INVALID if mistaken else Outcome.FAILED
+    stopped = observed.job.spec.suspend and all(pod.ended for pod in observed.pods)
+    return Outcome.INTERRUPTED if stopped and not decided.actions else None
+
+
+def _holds(status: JobStatus, kind: ConditionType) -> bool:
+    return any(item.type is kind and item.status == "True" for item in status.conditions)
+
+
+def _first_status(directory: RunDirectory) -> JobStatus:
+    """A new shell's status: pods, reports and members are gone, but rounds go on rising."""
+    last = read_membership(directory.membership)
+    directory.membership.unlink(missing_ok=True)
+    for path in directory.report("any").parent.glob("*.json"):
+        path.unlink()
+    return JobStatus(round=last.round if last else 0)
