@@ -118,8 +118,12 @@ def test_a_run_of_one_micro_batch_per_step_never_grows_and_says_why():
 
 def test_a_ramp_grows_at_the_first_boundary_at_or_after_its_stage():
     ramp = Rule(name="Ramp", stages=[{"samples": 20, "batch": 40}, {"samples": 70, "batch": 128}])
-    batches = [o.state.batch for o in played(controller_of(ramp), [1.0] * 5)]
-    assert batches == [8, 8, 40, 40, 128]  # after 8, 16, 24, 64, 104 samples
+    observations = list(played(controller_of(ramp), [1.0] * 7))
+    batches = [o.state.batch for o in observations]
+    assert batches[:5] == [8, 8, 40, 40, 128]  # after 8, 16, 24, 64, 104 samples
+    assert [bool(o.decision) for o in observations] == [False, False, True, False, True] + 2 * [
+        False
+    ]
 
 
 def test_shadow_rules_are_decided_and_not_acted_on():

@@ -201,12 +201,28 @@ def test_a_fixed_batch_is_held():
             Rule(horizon_samples=768, every_samples=512, hold_samples=0), 20_000, (768, 512, 0),
             id="as given",
         ),
-        pytest.param(RAMP, 20_000, (1200, 1, 0), id="a ramp acts where a stage begins"),
+        pytest.param(RAMP, 20_000, (1200, 800, 0), id="a ramp is not held"),
     ],
 )  # fmt: skip
 def test_a_policy_has_defaults_for_the_length_of_the_run(rule, total_samples, want):
     found = policy(rule, total_samples=total_samples)
     assert (found.horizon_samples, found.every_samples, found.hold_samples) == want
+
+
+@pytest.mark.parametrize(
+    ("rule", "after", "want_moment"),
+    [
+        pytest.param(Rule(), -1, 1800, id="one interval after the hold"),
+        pytest.param(Rule(), 1799, 1800, id="still the first"),
+        pytest.param(Rule(), 1800, 2600, id="the second"),
+        pytest.param(Rule(), 5100, 5800, id="late steps do not move later ones"),
+        pytest.param(RAMP, -1, 0, id="the first stage"),
+        pytest.param(RAMP, 510, 900, id="the next stage"),
+        pytest.param(RAMP, 900, None, id="after the last stage"),
+    ],
+)
+def test_decisions_have_their_moments(rule, after, want_moment):
+    assert policy(rule).next_decision(after=after) == want_moment
 
 
 def test_a_growth_cap_below_the_grid_is_refused():
@@ -264,13 +280,13 @@ def policies(draw):
 @EXAMPLES
 @given(policies(), st.lists(st.tuples(st.integers(1, 1000), SCALES), max_size=12))
 def test_every_rule_grows_in_whole_micro_batches_up_to_the_maximum(policy, moments):
-    batch, samples = policy.initial, 0
+    batch, samples = policy.batch.initial, 0
     for passed, scale in moments:
         samples += passed
         decision = decide(averages_of(scale), samples=samples, batch=batch, policy=policy)
-        assert batch <= decision.effective <= policy.max
+        assert batch <= decision.effective <= policy.batch.max
         assert decision.effective <= policy.max_growth * batch
-        assert decision.effective % policy.micro_batch_size == 0
+        assert decision.effective % policy.batch.micro_batch_size == 0
         assert decision.effective == batch or samples >= policy.hold_samples
         assert 1 <= decision.requested <= MAX_BATCH
         assert decision.margin is None or -1 <= decision.margin <= 1
@@ -309,14 +325,14 @@ def test_a_wish_for_more_is_a_failed_norm_test(eta, variance, signal):
 def test_identical_samples_never_grow_the_batch(policy, samples):
     assume(policy.rule.name is not RuleName.RAMP)
     same = Smoothed(gradient_variance=0.0, square_norm=1.0, weight=0.5)
-    assert not decide(same, samples=samples, batch=policy.initial, policy=policy).grow
+    assert not decide(same, samples=samples, batch=policy.batch.initial, policy=policy).grow
 
 
 @EXAMPLES
 @given(policies())
 def test_pure_noise_reaches_the_maximum(policy):
     assume(policy.rule.name in (RuleName.NORM_TEST, RuleName.NOISE_SCALE))
-    batch = policy.initial
+    batch = policy.batch.initial
     for _ in range(40):
         batch = decide(NO_SIGNAL, samples=10**6, batch=batch, policy=policy).effective
-    assert batch == policy.max
+    assert batch == policy.batch.max

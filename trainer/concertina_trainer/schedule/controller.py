@@ -19,7 +19,8 @@ class Track:
     """Where one rule stands: its averages and when it decides next."""
 
     smoothed: Smoothed
-    next_decision_samples: int
+    next_decision_samples: int | None
+    """None: never again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ class BatchController:
     def start(self) -> BatchState:
         """The state before the first step."""
         return BatchState(
-            batch=self.policy.initial,
+            batch=self.policy.batch.initial,
             track=_new_track(self.policy),
             shadows=tuple(_new_track(policy) for policy in self.shadow_policies),
         )
@@ -87,11 +88,12 @@ class BatchController:
         A new maximum or initial batch bounds the batch at once. Shadow rules start anew when their
         number has changed.
         """
+        bounds = self.policy.batch
         shadows = tuple(_track_from_json(track) for track in document["shadows"])
         if len(shadows) != len(self.shadow_policies):
             shadows = self.start().shadows
         return BatchState(
-            batch=min(max(document["batch"], self.policy.initial), self.policy.max),
+            batch=min(max(document["batch"], bounds.initial), bounds.max),
             samples=document["samples"],
             sequence=document["sequence"],
             track=_track_from_json(document["track"]),
@@ -139,7 +141,7 @@ def request(state: BatchState, decision: Decision) -> BatchSizeRequest:
 def _new_track(policy: Policy) -> Track:
     return Track(
         smoothed=Smoothed(),
-        next_decision_samples=policy.hold_samples + policy.every_samples,
+        next_decision_samples=policy.next_decision(after=-1),
     )
 
 
@@ -155,18 +157,11 @@ def _advance(
     if state.samples < policy.hold_samples <= samples:
         smoothed = Smoothed()
     due = track.next_decision_samples
-    if step is None or samples < due:
+    if step is None or due is None or samples < due:
         return Track(smoothed=smoothed, next_decision_samples=due), None
     decision = decide(smoothed, samples=samples, batch=state.batch, policy=policy)
-    return Track(
-        smoothed=smoothed, next_decision_samples=_following(due, samples, policy)
-    ), decision
-
-
-def _following(due: int, samples: int, policy: Policy) -> int:
-    """First multiple of the interval after `samples`: late steps do not move later decisions."""
-    missed = (samples - due) // policy.every_samples
-    return due + (missed + 1) * policy.every_samples
+    following = policy.next_decision(after=samples)
+    return Track(smoothed=smoothed, next_decision_samples=following), decision
 
 
 def _track_to_json(track: Track) -> dict[str, Any]:
