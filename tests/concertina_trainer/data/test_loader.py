@@ -151,6 +151,7 @@ def test_what_was_not_aimed_at_is_loaded_all_the_same(num_processes):
         one.aim([0, 2])
         assert one.get(6)["number"].tolist() == [6, 7]
         assert one.get(0)["number"].tolist() == [0, 1]
+        assert one.get(2)["number"].tolist() == [2, 3]
         assert one.get(0)["number"].tolist() == [0, 1]
         assert one.wait_seconds > 0
 
@@ -179,15 +180,22 @@ class Stock:
         return index + torch.rand(2)
 
 
-def test_stock_augmentation_is_the_same_in_a_process_and_leaves_the_random_state_alone():
+def test_stock_augmentation_is_the_same_in_a_process_and_whatever_came_before():
     with loader(Stock, m=2) as one:
         one.aim([4])
         torch.manual_seed(0)
-        want_next = torch.rand(3)
-        torch.manual_seed(0)
         inline = one._batches.load(4)
-        assert torch.equal(torch.rand(3), want_next)
+        torch.manual_seed(1)
+        assert torch.equal(one._batches.load(4), inline)
         assert torch.equal(one.get(4), inline)
+
+
+def test_a_repeat_of_the_last_micro_batch_is_not_loaded_again(tmp_path):
+    (tmp_path / "gate").touch()
+    with loader(Gated, tmp_path) as one:
+        one.aim([0, 1])
+        assert [one.get(0).item(), one.get(0).item(), one.get(1).item()] == [0, 0, 1]
+        assert (tmp_path / "begun-0").read_text() == "x"
 
 
 def test_what_is_loading_and_still_wanted_is_kept_and_the_rest_is_cancelled(tmp_path):

@@ -54,6 +54,7 @@ class Loader:
         self._depth = depth or 2 * num_processes
         self._wanted: list[int] = []
         self._loading: dict[int, Future[bytes]] = {}
+        self._last: tuple[int, Any] | None = None
         if num_processes and recreate is None:
             raise ValueError("loader processes need `recreate` to make their data")
         self._processes = [_LoaderProcess(recreate) for _ in range(num_processes) if recreate]
@@ -83,20 +84,18 @@ class Loader:
     def get(self, first_sample: int) -> Any:
         """The micro-batch that begins at `first_sample`.
 
-        Waits for it when it was aimed at, else loads it here. Raises TrainingFailed that names
-        the sample when the user's data set fails, or when a loader process died.
+        Waits for it when it was aimed at, else loads it here; the one before is not loaded
+        again. Raises TrainingFailed that names the sample when the user's data set fails, or when
+        a loader process died.
         """
-        start = time.monotonic()
-        try:
-            future = self._loading.pop(first_sample, None)
-            if first_sample in self._wanted:
-                self._wanted.remove(first_sample)
-            if future is None:
-                return self._batches.load(first_sample)
-            self._fill()
-            return unpacked(future.result())
-        finally:
-            self.wait_seconds += time.monotonic() - start
+        if self._last is None or self._last[0] != first_sample:
+            start = time.monotonic()
+            self._last = None
+            try:
+                self._last = first_sample, self._taken(first_sample)
+            finally:
+                self.wait_seconds += time.monotonic() - start
+        return self._last[1]
 
     def close(self) -> None:
         """End the processes, whatever they are doing. Idempotent."""
@@ -108,6 +107,7 @@ class Loader:
             process.release()
         self._processes.clear()
         self._loading.clear()
+        self._last = None
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +119,15 @@ class Loader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _taken(self, first_sample: int) -> Any:
+        future = self._loading.pop(first_sample, None)
+        if first_sample in self._wanted:
+            self._wanted.remove(first_sample)
+        if future is None:
+            return self._batches.load(first_sample)
+        self._fill()
+        return unpacked(future.result())
 
     def _fill(self) -> None:
         for first in self._wanted[: self._depth if self._processes else 0]:

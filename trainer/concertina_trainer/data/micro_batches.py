@@ -1,14 +1,14 @@
 """Makes the micro-batch that begins at a sample number: order, augmentation, collation.
 
 Called by the loader, in the worker or in its loader processes. What comes out is a function of
-(seed, sample number) alone, whoever asks and in whatever order.
+(seed, sample number) alone, whoever asks and in whatever order. The global random generators are
+left seeded for the data: the loop seeds torch's own again before each forward pass.
 """
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,14 @@ import torch
 from concertina_api.errors import TrainingFailed
 from concertina_api.v1alpha1 import JobSpec
 from concertina_trainer.schedule.order import Shuffled, Stream, seed_of
-from concertina_trainer.task import AnyDataset, AugmentedDataset, Task, check_dataset, load_task
+from concertina_trainer.task import (
+    AnyDataset,
+    AugmentedDataset,
+    MapDataset,
+    Task,
+    check_dataset,
+    load_task,
+)
 
 
 class Order(Protocol):
@@ -41,33 +48,41 @@ class MicroBatches:
 
         Raises TrainingFailed that names the sample when the user's code fails.
         """
-        with _generators_restored():
-            samples = [
-                self._sample(number)
-                for number in range(first_sample, first_sample + self.micro_batch_size)
-            ]
-            try:
-                return self.collate(samples)
-            except Exception as error:
-                raise TrainingFailed(
-                    f"collate failed on samples {first_sample} to {first_sample + len(samples) - 1}"
-                    f": {type(error).__name__}: {error}"
-                ) from error
-
-    def _sample(self, number: int) -> Any:
-        index = self.order.index(number)
-        seed = seed_of(self.seed, number, stream=Stream.AUGMENTATION)
+        numbers = range(first_sample, first_sample + self.micro_batch_size)
+        # Stock augmentation draws from the global generators: give them the micro-batch's own.
+        _seed_generators(self._seed(first_sample))
+        samples = list(self._samples(numbers))
         try:
-            if isinstance(self.dataset, AugmentedDataset):
-                return self.dataset.item(index, torch.Generator().manual_seed(seed))
-            # Stock augmentation draws from the global generators: give it a sample's own as well.
-            _seed_generators(seed)
-            return self.dataset[index]
+            return self.collate(samples)
         except Exception as error:
             raise TrainingFailed(
-                f"sample {number} (index {index} of the data set) could not be loaded:"
+                f"collate failed on samples {numbers[0]} to {numbers[-1]}:"
                 f" {type(error).__name__}: {error}"
             ) from error
+
+    def _samples(self, numbers: Iterable[int]) -> Iterator[Any]:
+        draw = self._augmented if isinstance(self.dataset, AugmentedDataset) else self._plain
+        for number in numbers:
+            index = self.order.index(number)
+            try:
+                sample = draw(index, number)
+            except Exception as error:
+                raise TrainingFailed(
+                    f"sample {number} (index {index} of the data set) could not be loaded:"
+                    f" {type(error).__name__}: {error}"
+                ) from error
+            yield sample
+
+    def _plain(self, index: int, number: int) -> Any:
+        del number
+        return cast(MapDataset, self.dataset)[index]
+
+    def _augmented(self, index: int, number: int) -> Any:
+        generator = torch.Generator().manual_seed(self._seed(number))
+        return cast(AugmentedDataset, self.dataset).item(index, generator)
+
+    def _seed(self, number: int) -> int:
+        return seed_of(self.seed, number, stream=Stream.AUGMENTATION)
 
 
 def training_batches(spec: JobSpec, task: Task) -> MicroBatches:
@@ -91,17 +106,3 @@ def _seed_generators(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
-
-
-@contextmanager
-def _generators_restored() -> Iterator[None]:
-    """Leave the caller's random state as it was: loading inline must not change dropout."""
-    torch_state = torch.default_generator.get_state()
-    python_state = random.getstate()
-    numpy_state = np.random.get_state()
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(torch_state)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)

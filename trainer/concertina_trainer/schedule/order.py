@@ -5,8 +5,10 @@ same at every world size, after every crash, and costs no memory per sample. Cal
 loader and by the loop.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from math import isqrt
 
 _MASK = 2**64 - 1
@@ -52,11 +54,16 @@ class Shuffled:
     def index(self, sample: int) -> int:
         """Index in the data set of sample number `sample`, in whatever epoch that lies."""
         epoch, position = divmod(sample, self.num_samples)
-        key = seed_of(self.seed, epoch, stream=Stream.SHUFFLE)
-        return _permuted(position, self.num_samples, key)
+        return _permuted(position, self.num_samples, _round_keys(self.seed, epoch))
 
 
-def _permuted(position: int, size: int, key: int) -> int:
+@lru_cache(maxsize=16)
+def _round_keys(seed: int, epoch: int) -> tuple[tuple[int, int], ...]:
+    key = seed_of(seed, epoch, stream=Stream.SHUFFLE)
+    return tuple((_mixed(key ^ turn), _mixed(key ^ (turn + 1))) for turn in range(0, _ROUNDS, 2))
+
+
+def _permuted(position: int, size: int, keys: Iterable[tuple[int, int]]) -> int:
     """Where a keyed permutation of range(size) takes `position`.
 
     A Feistel network over Z_a x Z_b with a b >= size, walked until it comes back below `size`
@@ -67,9 +74,9 @@ def _permuted(position: int, size: int, key: int) -> int:
     b = -(-size // a)
     while True:
         left, right = divmod(position, b)
-        for turn in range(0, _ROUNDS, 2):
-            left = (left + _mixed(_mixed(key ^ turn) ^ right)) % a
-            right = (right + _mixed(_mixed(key ^ (turn + 1)) ^ left)) % b
+        for to_left, to_right in keys:
+            left = (left + _mixed(to_left ^ right)) % a
+            right = (right + _mixed(to_right ^ left)) % b
         position = left * b + right
         if position < size:
             return position
