@@ -49,9 +49,12 @@ def arbitrate(
     overdue: bool,
     probe_at: datetime | None,
     confirm: timedelta,
+    patience: timedelta,
     now: datetime,
 ) -> Verdict | None:
     """The verdict on a round with members, or None when nobody doubts it.
+
+    Who is silent for `confirm` is lost if an accuser is not; if all are, only after `patience`.
 
     Once it is `committed`, those who left it have no part in it any more.
     `probe_at` is when the membership's probe was published, None when no probe is open.
@@ -73,9 +76,13 @@ def arbitrate(
         left = probe_at + confirm - now
         if left > timedelta(0):
             return Verdict(requeue_after=left, reason=f"{suspicion.reason}; probing")
+        waited = confirm
         if not echoed & (suspicion.accusers or echoed):
-            return Verdict(reason=f"{suspicion.reason}; nobody answers")
-        reason = f"it did not answer probe {membership.probe} in {confirm.total_seconds():g} s"
+            waited, left = patience, probe_at + patience - now
+            if left > timedelta(0):
+                reason = f"{suspicion.reason}; nobody answers"
+                return Verdict(requeue_after=left, reason=reason)
+        reason = f"it did not answer probe {membership.probe} in {waited.total_seconds():g} s"
         lost = [Lost(member=participants[pod], reason=reason) for pod in sorted(silent)]
         return Verdict(renews=True, lost=tuple(lost), reason=suspicion.reason)
     ranks = {pod: rank for rank, pod in enumerate(participants)}

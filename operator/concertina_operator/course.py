@@ -49,16 +49,16 @@ class Course:
 
 def in_force(situation: Situation, following: NextRound) -> InForce:
     """The membership that this course puts in force, or leaves there."""
-    present = situation.membership
-    if following.membership is None or following.membership == present:
+    present, membership = situation.membership, following.membership
+    if membership is None or (present is not None and membership.round == present.round):
         return InForce(
-            membership=present,
+            membership=membership,
             committed=situation.there.committed,
             since=situation.before.round_at,
         )
     return InForce(
-        membership=following.membership,
-        committed=not following.membership.members and not following.membership.leaving,
+        membership=membership,
+        committed=not membership.members and not membership.leaving,
         since=situation.now,
     )
 

@@ -151,6 +151,8 @@ def departures(
                 yield _deletion(standing, reason=reason)
         elif pod.uid not in in_force.members and standing.has_phase(*OVER):
             yield _deletion(standing, reason=_ending(standing))
+        elif pod.uid not in in_force.members and standing.is_leaving:
+            yield _deletion(standing, reason="told to end before it was in a round")
 
 
 def cleanup(

@@ -46,10 +46,13 @@ def dismissed(
 ) -> NextRound:
     """The round without members: who is alive saves, hands over and exits.
 
-    `number` is the next round. Nothing is published when nobody is there to read it, or when they
-    were told already.
+    `number` is the next round. Nothing is published when they were told already, nor when nobody
+    is there to read it, unless the job goes on and its round names pods that are gone.
     """
-    if present is None or not there.alive:
+    is_read = bool(there.alive) or (
+        intent is Intent.RUN and present is not None and present.members
+    )
+    if present is None or not is_read:
         return NextRound(
             membership=present, reason=RoundReason.STEADY, message="no pod holds state"
         )
@@ -60,7 +63,8 @@ def dismissed(
     following = _following(present, number=number, intent=intent).model_copy(
         update={"leaving": there.alive, "lost": _lost(present, there, there.lost)}
     )
-    message = f"round {number} has no members ({intent.value}): {_names(there.alive)} save and exit"
+    names = _names(there.alive) or "nobody is left to"
+    message = f"round {number} has no members ({intent.value}): {names} save and exit"
     return NextRound(membership=following, reason=RoundReason.DISMISSED, message=message)
 
 
@@ -83,6 +87,11 @@ def probed(present: Membership, *, message: str) -> NextRound:
     """The same round with a new probe, which everyone in it is to echo."""
     asking = present.model_copy(update={"probe": present.probe + 1})
     return NextRound(membership=asking, reason=RoundReason.PROBING, message=message)
+
+
+def held(present: Membership, *, message: str) -> NextRound:
+    """The present round, while it is in doubt."""
+    return NextRound(membership=present, reason=RoundReason.PROBING, message=message)
 
 
 def next_round(

@@ -14,7 +14,7 @@ from concertina_operator.conditions import Claim
 from concertina_operator.course import Course, in_force
 from concertina_operator.outcome import described
 from concertina_operator.pods import InForce, PodChanges, pod_changes
-from concertina_operator.rounds import NextRound, next_round, probed, reopened
+from concertina_operator.rounds import NextRound, held, next_round, probed, reopened
 from concertina_operator.situation import Situation
 from concertina_operator.sizing import smallest_size
 
@@ -25,10 +25,10 @@ def running(situation: Situation) -> Course:
     waiting_since = situation.before.waiting_since or situation.now
     overdue_in = _overdue_in(situation)
     verdict = _verdict(situation, overdue_in)
-    following = _next_round(situation, verdict, waiting_for=situation.now - waiting_since)
+    retry = _retry_after_failures(situation)
+    following = _next_round(situation, verdict, retry, waiting_for=situation.now - waiting_since)
     force = in_force(situation, following)
     trains = bool(force.members)
-    retry = _retry_after_failures(situation)
     says_run = force.membership is None or force.membership.intent is Intent.RUN
     changes = pod_changes(
         situation.name,
@@ -119,20 +119,26 @@ def _verdict(situation: Situation, overdue_in: timedelta | None) -> Verdict | No
         overdue=overdue_in is not None and overdue_in <= timedelta(0),
         probe_at=situation.before.probe_at,
         confirm=timedelta(seconds=situation.spec.scaling.loss_confirm_seconds),
+        patience=situation.ready_deadline,
         now=situation.now,
     )
 
 
 def _next_round(
-    situation: Situation, verdict: Verdict | None, *, waiting_for: timedelta
+    situation: Situation,
+    verdict: Verdict | None,
+    retry: RetryStatus,
+    *,
+    waiting_for: timedelta,
 ) -> NextRound:
     following = reopened(situation.membership, situation.there, number=situation.number)
     if following is not None:
         return following
-    if verdict is not None and verdict.opens_probe:
+    if verdict is not None and not verdict.renews:
         assert situation.membership is not None
-        return probed(situation.membership, message=f"{verdict.reason}: probing")
-    more_may_come = not situation.is_backing_off or any(
+        publish = probed if verdict.opens_probe else held
+        return publish(situation.membership, message=verdict.reason)
+    more_may_come = not _holds_back(retry, now=situation.now) or any(
         entry.is_alive and not entry.is_leaving and not entry.is_warm
         for entry in situation.standings
     )
@@ -145,6 +151,10 @@ def _next_round(
         arbitrated=verdict.lost if verdict is not None and verdict.renews else None,
         may_wait=more_may_come and waiting_for < situation.ready_deadline,
     )
+
+
+def _holds_back(retry: RetryStatus, *, now: datetime) -> bool:
+    return retry.not_before is not None and now < retry.not_before
 
 
 def _probe_at(situation: Situation, verdict: Verdict | None) -> datetime | None:
@@ -179,7 +189,7 @@ def _state(
     situation: Situation, force: InForce, verdict: Verdict | None, retry: RetryStatus
 ) -> str:
     if not force.members:
-        if retry.not_before is not None and situation.now < retry.not_before:
+        if _holds_back(retry, now=situation.now):
             return "BackingOff"
         return "Recovering" if situation.status.committed_round else "Starting"
     if verdict is not None:

@@ -129,7 +129,11 @@ def _resizing(situation: Situation, course: Course) -> Claim:
             type=kind, holds=False, reason=RoundReason.STEADY.value, message=course.message
         )
     known = condition(situation.before, kind)
-    if reason is RoundReason.ROUND_OPEN and known is not None and known.status == "True":
+    if (
+        reason in (RoundReason.ROUND_OPEN, RoundReason.PROBING)
+        and known is not None
+        and known.status == "True"
+    ):
         return Claim(type=kind, holds=True, reason=known.reason, message=known.message)
     return Claim(type=kind, holds=True, reason=reason.value, message=course.next.message)
 

@@ -37,6 +37,8 @@ class FakePod:
     round: int = 0
     deleting: bool = False
     leaving: bool = False
+    doomed: bool = False
+    """It is deleted and nothing in it can object."""
     silent: bool = False
     exit_code: int | None = None
     probe: int = 0
@@ -155,10 +157,8 @@ class FakeCluster:
     def _delete(self, action: DeletePod) -> None:
         pod = self.pods[action.name]
         assert pod.uid == action.uid
-        if pod.runs and action.grace_seconds != 0 and pod.phase is not None and not pod.silent:
-            pod.deleting = True
-        else:
-            del self.pods[action.name]
+        pod.deleting = True
+        pod.doomed = not pod.runs or action.grace_seconds == 0 or pod.phase is None
 
     def _check(self, made: Plan) -> None:
         spec, before = self.job.spec, self.job.status
@@ -185,7 +185,8 @@ class FakeCluster:
             assert size == 0 or is_allowed(spec.pods, size=size)
             return
         if new.round == old.round:
-            assert new == old.model_copy(update={"probe": old.probe + 1})
+            same = {"probe": old.probe + 1, "request_sequence": new.request_sequence}
+            assert new == old.model_copy(update=same)
             return
         assert new.round > old.round
         before = {member.key for member in old.members}
@@ -204,15 +205,16 @@ class FakeCluster:
     def act(self) -> None:
         """Everything that agents and workers do without time passing."""
         for pod in list(self.pods.values()):
-            self._start(pod)
+            if pod.doomed or (pod.deleting and (pod.silent or not pod.runs)):
+                del self.pods[pod.name]
+            else:
+                self._start(pod)
         for pod in list(self.pods.values()):
             if pod.runs and not pod.silent and pod.phase is not None:
                 self._obey(pod)
         self._commit()
         self._break()
         self._train()
-        for pod in [pod for pod in self.pods.values() if pod.deleting and not pod.runs]:
-            del self.pods[pod.name]
 
     def _start(self, pod: FakePod) -> None:
         if not pod.runs or pod.silent:
@@ -227,6 +229,8 @@ class FakeCluster:
     def _obey(self, pod: FakePod) -> None:
         newest = self.membership
         if newest is None:
+            if pod.deleting or pod.round:  # a membership that is gone means: exit now
+                pod.exit_code = 143
             return
         members = {member.key for member in newest.members}
         leaving = {member.key for member in newest.leaving}
