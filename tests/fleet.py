@@ -201,9 +201,9 @@ def work(
     import torch
 
     from concertina_trainer import worker
+    from concertina_trainer.loading import load_task
     from concertina_trainer.loop.context import WorkerContext
     from concertina_trainer.loop.session import Ending
-    from concertina_trainer.task import load_task
 
     log = Path(mailbox, "worker.log").open("w")
     os.dup2(log.fileno(), 1)

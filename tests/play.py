@@ -19,8 +19,8 @@ import torch.distributed as dist
 from concertina_api.manifest import parse_job
 from concertina_api.v1alpha1 import Member, Membership
 from concertina_trainer.agent.mailbox import put
+from concertina_trainer.loading import load_task
 from concertina_trainer.loop.context import WorkerContext
-from concertina_trainer.task import load_task
 from tests import worlds
 
 Script = Mapping[int, Sequence[int]]

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from concertina_api.manifest import parse_job
-from concertina_trainer.task import check_dataset, check_model, load_task
+from concertina_trainer.loading import check_dataset, check_model, load_task
 
 MANIFESTS = sorted((Path(__file__).parents[2] / "manifests").glob("*.yaml"))
 

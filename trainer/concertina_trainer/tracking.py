@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from concertina_api.errors import MissingPackage
-from concertina_trainer.task import EXTRAS
 
 Record = Mapping[str, Any]
 """A row of steps.jsonl: of a step, an evaluation or a decision."""
@@ -86,7 +85,7 @@ def wandb(project: str, *, run: str | None = None) -> Tracker:
 
 def _require(package: str, *, purpose: str) -> None:
     if find_spec(package) is None:
-        raise MissingPackage(package, extra=EXTRAS[package], purpose=purpose)
+        raise MissingPackage(package, extra=package, purpose=purpose)
 
 
 def _scalars(record: Record, prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -26,12 +26,13 @@ from concertina_api.v1alpha1 import AdaptiveTrainingJob, Failure, FailureCause, 
 from concertina_trainer.agent.settings import load_job
 from concertina_trainer.data.loader import Loader
 from concertina_trainer.data.micro_batches import recreated_batches, training_batches
+from concertina_trainer.loading import check_model, load_task
 from concertina_trainer.loop.context import WorkerContext, worker_context
 from concertina_trainer.loop.session import Ending, Session
 from concertina_trainer.loop.status import StatusBoard
 from concertina_trainer.loop.warm_up import warm_up
 from concertina_trainer.rounds.phases import ignore
-from concertina_trainer.task import Task, check_model, load_task
+from concertina_trainer.task import Task
 
 EXCLUDED_EXIT_CODE = 3
 

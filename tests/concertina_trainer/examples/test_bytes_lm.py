@@ -5,7 +5,7 @@ from torch.distributed.fsdp import FSDPModule
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import Precision
 from concertina_trainer.examples.bytes_lm import BytesLM
-from concertina_trainer.task import check_model
+from concertina_trainer.loading import check_model
 
 SMALL = {"width": 32, "layers": 3, "heads": 2, "context": 16}
 

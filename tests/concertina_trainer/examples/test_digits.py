@@ -1,7 +1,8 @@
 import torch
 
 from concertina_trainer.examples.digits import Digits, split_digits
-from concertina_trainer.task import build, check_model
+from concertina_trainer.loading import check_model
+from concertina_trainer.task import build
 
 
 def generator(seed):

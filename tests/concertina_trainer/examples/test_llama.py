@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 
 from concertina_api.errors import InvalidJob, MissingPackage
 from concertina_api.v1alpha1 import JobSpec
-from concertina_trainer.task import build, check_model, load_task
+from concertina_trainer.loading import check_model, load_task
+from concertina_trainer.task import build
 
 transformers = pytest.importorskip("transformers")
 from concertina_trainer.examples.llama import Llama  # noqa: E402 (needs the package)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from concertina_trainer.checkpoint.weights import load_weights
 from concertina_trainer.export.command import export
-from concertina_trainer.task import build, check_model
+from concertina_trainer.loading import check_model
+from concertina_trainer.task import build
 from tests.concertina_trainer.export.runs import save_model, write_job
 
 transformers = pytest.importorskip("transformers")

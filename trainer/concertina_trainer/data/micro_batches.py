@@ -15,15 +15,9 @@ import torch
 
 from concertina_api.errors import TrainingFailed
 from concertina_api.v1alpha1 import JobSpec
+from concertina_trainer.loading import check_dataset, load_task
 from concertina_trainer.schedule.order import Shuffled, Stream, seed_of
-from concertina_trainer.task import (
-    AnyDataset,
-    AugmentedDataset,
-    MapDataset,
-    Task,
-    check_dataset,
-    load_task,
-)
+from concertina_trainer.task import AnyDataset, AugmentedDataset, MapDataset, Task
 
 
 class Order(Protocol):

@@ -18,7 +18,8 @@ from concertina_trainer.checkpoint.format import LATEST, MANIFEST
 from concertina_trainer.checkpoint.reader import Checkpoint, find, open_checkpoint, verify
 from concertina_trainer.export import contents, formats
 from concertina_trainer.export.contents import Exported, Source, Weights
-from concertina_trainer.task import Built, check_model, load_task
+from concertina_trainer.loading import check_model, load_task
+from concertina_trainer.task import Built
 
 
 class Format(StrEnum):
