@@ -6,7 +6,8 @@ from safetensors.torch import load_file
 
 from concertina_api.errors import CheckpointInvalid
 from concertina_trainer.checkpoint import tensor_file
-from concertina_trainer.checkpoint.tensor_file import DTYPES, TensorFile, TensorSpec, write_tensors
+from concertina_trainer.checkpoint.tensor_file import TensorFile, write_tensors
+from concertina_trainer.checkpoint.tensor_layout import DTYPES, TensorSpec
 from tests.concertina_trainer.checkpoint.states import same_bits, whole
 
 

@@ -16,7 +16,7 @@ never written twice, not even when rounds are counted from 1 again.
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
@@ -24,8 +24,8 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_valida
 
 from concertina_api.errors import CheckpointInvalid
 from concertina_api.v1alpha1.base import Count, JobName, Model, Positive
-from concertina_trainer.checkpoint.tensor_file import DTYPES, TensorSpec, Written
-from concertina_trainer.sharding.layout import row_range
+from concertina_trainer.checkpoint.parts import written_by
+from concertina_trainer.checkpoint.tensor_layout import DTYPES, Written
 from concertina_trainer.sharding.state import Entry, Holding, Kind
 
 MANIFEST = "manifest.json"
@@ -190,7 +190,7 @@ class Manifest(_Stored):
         for rank, file in enumerate(self.files):
             if file.name != tensor_file_name(rank):
                 raise ValueError(f"file {rank} is {file.name}, not {tensor_file_name(rank)}")
-            specs = list(part(entries.values(), world_size=world_size, rank=rank))
+            specs = list(written_by(entries.values(), world_size=world_size, rank=rank))
             want = file.header_bytes + sum(spec.num_bytes for spec in specs)
             if file.num_bytes != want:
                 raise ValueError(f"{file.name} has {file.num_bytes} bytes, its tensors want {want}")
@@ -213,34 +213,6 @@ def identity_of(holding: Holding, *, job: str, origin: str) -> Identity:
         samples=holding.extra["samples"],
         world_size=holding.world_size,
     )
-
-
-def part(entries: Iterable[Entry], *, world_size: int, rank: int) -> Iterator[TensorSpec]:
-    """What the file of `rank` holds: its rows if any; replicated tensors are in rank 0's only."""
-    for entry in entries:
-        if entry.kind is Kind.SHARDED:
-            start, stop = row_range(entry.shape[0], world_size=world_size, rank=rank)
-            if start < stop:
-                shape = (stop - start, *entry.shape[1:])
-                yield TensorSpec(name=entry.name, dtype=entry.dtype, shape=shape)
-        elif rank == 0:
-            yield TensorSpec(name=entry.name, dtype=entry.dtype, shape=entry.shape)
-
-
-def share(sizes: Sequence[int], *, part: int, parts: int) -> list[int]:
-    """Indices of the pieces that fall to `part`, so that bytes are spread evenly over `parts`.
-
-    Every piece falls to exactly one part: the one in which its middle byte lies.
-    """
-    total = max(sum(sizes), 1)
-    chosen = []
-    begin = 0
-    for index, size in enumerate(sizes):
-        # In halves of bytes, to stay exact; an empty last piece would fall behind the end.
-        if min((2 * begin + size) * parts // (2 * total), parts - 1) == part:
-            chosen.append(index)
-        begin += size
-    return chosen
 
 
 _PREFIX = b'{"checksum":"'

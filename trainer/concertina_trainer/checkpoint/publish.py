@@ -6,7 +6,9 @@ complete and `latest` names it.
 """
 
 import contextlib
+import itertools
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,14 @@ from pydantic import ValidationError
 from concertina_api.errors import CheckpointInvalid, ConcertinaError
 from concertina_trainer.checkpoint import format as fmt
 from concertina_trainer.checkpoint.files import remove_folder, replace, replace_from, sync_folder
+from concertina_trainer.checkpoint.parts import written_by
 from concertina_trainer.checkpoint.tensor_file import write_tensors
 from concertina_trainer.sharding.state import Entry, Holding
 
 logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_SECONDS = 0.01
+_LONGEST_PAUSE_SECONDS = 0.5
 
 
 class SaveDropped(ConcertinaError):
@@ -36,9 +42,11 @@ def write_part(
     folder = path / identity.folder
     folder.mkdir(parents=True, exist_ok=True)
     rank = holding.rank
+    # A report of an earlier try at the same state would speak for a file that is being replaced.
+    (folder / fmt.report_name(rank)).unlink(missing_ok=True)
     written = write_tensors(
         folder / fmt.tensor_file_name(rank),
-        specs=fmt.part(holding.entries.values(), world_size=holding.world_size, rank=rank),
+        specs=written_by(holding.entries.values(), world_size=holding.world_size, rank=rank),
         tensor=holding.tensors.__getitem__,
         metadata=identity.metadata(rank),
         proceed=proceed,
@@ -62,12 +70,12 @@ def report_failure(path: Path, *, identity: fmt.Identity, rank: int, reason: str
 
 
 def collect(
-    path: Path, *, identity: fmt.Identity, pause: Callable[[], None]
+    path: Path, *, identity: fmt.Identity, pause: Callable[[list[int]], None]
 ) -> tuple[fmt.StoredFile, ...]:
     """Wait for the reports of all ranks; their files by rank.
 
-    `pause` is called between two looks and raises when waiting is over. Raises SaveDropped when a
-    rank reports that it has failed.
+    `pause` is called with the missing ranks between two looks and raises when waiting is over.
+    Raises SaveDropped when a rank reports that it has failed.
     """
     folder = path / identity.folder
     files: dict[int, fmt.StoredFile] = {}
@@ -79,9 +87,32 @@ def collect(
                     if report.file is None:
                         raise SaveDropped(f"rank {rank} could not save: {report.failure}")
                     files[rank] = report.file
-        if len(files) == identity.world_size:
+        missing = [rank for rank in range(identity.world_size) if rank not in files]
+        if not missing:
             return tuple(files[rank] for rank in range(identity.world_size))
-        pause()
+        pause(missing)
+
+
+def patience(
+    *, deadline_seconds: float, sleep: Callable[[float], object], check: Callable[[], None]
+) -> Callable[[list[int]], None]:
+    """A pause between two looks, longer each time, which raises SaveDropped after the deadline.
+
+    `check` is called after each `sleep` and may raise too.
+    """
+    end = time.monotonic() + deadline_seconds
+    pauses = itertools.accumulate(
+        itertools.repeat(_FIRST_PAUSE_SECONDS),
+        lambda pause, _: min(1.5 * pause, _LONGEST_PAUSE_SECONDS),
+    )
+
+    def pause(missing: list[int]) -> None:
+        sleep(next(pauses))
+        check()
+        if time.monotonic() > end:
+            raise SaveDropped(f"no part of the ranks {missing} within {deadline_seconds:g} s")
+
+    return pause
 
 
 def complete(

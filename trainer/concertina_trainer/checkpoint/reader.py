@@ -15,7 +15,8 @@ import torch
 
 from concertina_api.errors import CheckpointInvalid
 from concertina_trainer.checkpoint import format as fmt
-from concertina_trainer.checkpoint.publish import complete_checkpoints, read_latest, read_manifest
+from concertina_trainer.checkpoint.parts import share, written_by
+from concertina_trainer.checkpoint.publish import folders, read_latest, read_manifest
 from concertina_trainer.checkpoint.tensor_file import TensorFile
 from concertina_trainer.sharding.layout import row_range
 from concertina_trainer.sharding.state import Entry, Holding, Kind
@@ -127,11 +128,11 @@ def verify(checkpoint: Checkpoint, *, part: int, parts: int) -> None:
     pieces = [
         (rank, spec)
         for rank in range(manifest.identity.world_size)
-        for spec in fmt.part(
+        for spec in written_by(
             checkpoint.entries.values(), world_size=manifest.identity.world_size, rank=rank
         )
     ]
-    for index in fmt.share([spec.num_bytes for _, spec in pieces], part=part, parts=parts):
+    for index in share([spec.num_bytes for _, spec in pieces], part=part, parts=parts):
         rank, spec = pieces[index]
         file = manifest.files[rank]
         found = checkpoint.file(rank).checksum(spec.name)
@@ -150,11 +151,24 @@ def _candidates(path: Path) -> Iterator[str]:
             # Asked again, because a writer may have moved it and removed the old one meanwhile.
             tried.append(latest)
             yield latest
-        others = {str(name): manifest for name, manifest in complete_checkpoints(path)}
+        sequences = {
+            str(name): sequence
+            for name in folders(path)
+            if str(name) not in tried and (sequence := _sequence(path / str(name))) is not None
+        }
     except OSError as error:
         raise CheckpointInvalid(f"{path} cannot be read: {error}") from error
-    newest_first = sorted(others, key=lambda name: others[name].sequence, reverse=True)
-    yield from (name for name in newest_first if name not in tried)
+    yield from sorted(sequences, key=lambda name: sequences[name], reverse=True)
+
+
+def _sequence(folder: Path) -> int | None:
+    """Place in the order of checkpoints; None if incomplete, 0 if the manifest cannot be read."""
+    try:
+        return read_manifest(folder).sequence
+    except FileNotFoundError:
+        return None
+    except CheckpointInvalid:
+        return 0
 
 
 def _check_file(folder: Path, manifest: fmt.Manifest, file: fmt.StoredFile, rank: int) -> None:

@@ -17,7 +17,8 @@ from concertina_api.errors import CheckpointInvalid, InvalidJob
 from concertina_trainer.checkpoint.format import MANIFEST
 from concertina_trainer.checkpoint.names import state_names, tensor_names
 from concertina_trainer.checkpoint.reader import Checkpoint, open_checkpoint, read_rows, read_whole
-from concertina_trainer.checkpoint.tensor_file import TensorFile, TensorSpec
+from concertina_trainer.checkpoint.tensor_file import TensorFile
+from concertina_trainer.checkpoint.tensor_layout import TensorSpec
 from concertina_trainer.sharding.layout import row_range
 from concertina_trainer.sharding.state import Kind
 from concertina_trainer.task import Built

@@ -10,11 +10,9 @@ they were; training goes on, and the next interval tries again.
 """
 
 import contextlib
-import itertools
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,13 +21,11 @@ from concertina_api.v1alpha1 import SavedCheckpoint
 from concertina_trainer.checkpoint import format as fmt
 from concertina_trainer.checkpoint import publish
 from concertina_trainer.checkpoint.host_copy import HostBuffers, HostCopy, num_bytes
+from concertina_trainer.checkpoint.parts import written_by
 from concertina_trainer.checkpoint.retention import remove_obsolete
 from concertina_trainer.sharding.state import Holding
 
 logger = logging.getLogger(__name__)
-
-_FIRST_PAUSE_SECONDS = 0.01
-_LONGEST_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +171,12 @@ class Writer:
     def _lead(self, save: _Save) -> None:
         """Make the parts of all ranks a checkpoint."""
         identity = save.identity
-        files = publish.collect(self._path, identity=identity, pause=self._pauses(save))
+        pause = publish.patience(
+            deadline_seconds=self._deadline_seconds,
+            sleep=save.abandoned.wait,
+            check=lambda: self._allow(save),
+        )
+        files = publish.collect(self._path, identity=identity, pause=pause)
         publish.complete(
             self._path,
             identity=identity,
@@ -193,25 +194,6 @@ class Writer:
             "checkpoint of step %d, %d samples: %s", identity.step, identity.samples, folder
         )
         self._sweep()
-
-    def _pauses(self, save: _Save) -> Callable[[], None]:
-        """A pause between two looks for the other ranks' parts, longer each time, with an end."""
-        end = time.monotonic() + self._deadline_seconds
-        pauses = itertools.accumulate(
-            itertools.repeat(_FIRST_PAUSE_SECONDS),
-            lambda pause, _: min(1.5 * pause, _LONGEST_PAUSE_SECONDS),
-        )
-
-        def pause() -> None:
-            save.abandoned.wait(next(pauses))
-            self._allow(save)
-            if time.monotonic() > end:
-                raise publish.SaveDropped(
-                    f"the parts of all {save.identity.world_size} ranks were not there within "
-                    f"{self._deadline_seconds:g} s"
-                )
-
-        return pause
 
     def _allow(self, save: _Save) -> None:
         """Raise SaveDropped when this worker must not move `latest` to this save.
@@ -272,7 +254,7 @@ def _part_names(holding: Holding) -> list[str]:
     """The tensors that this rank writes."""
     return [
         spec.name
-        for spec in fmt.part(
+        for spec in written_by(
             holding.entries.values(), world_size=holding.world_size, rank=holding.rank
         )
     ]

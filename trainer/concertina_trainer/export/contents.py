@@ -17,7 +17,7 @@ from torch import nn
 from concertina_api.errors import CheckpointInvalid, InvalidJob
 from concertina_trainer.checkpoint.names import state_names, tensor_names
 from concertina_trainer.checkpoint.reader import Checkpoint, read_whole
-from concertina_trainer.checkpoint.tensor_file import TensorSpec
+from concertina_trainer.checkpoint.tensor_layout import TensorSpec
 from concertina_trainer.task import Built
 
 
