@@ -120,7 +120,12 @@ def _bar(view: View) -> RenderableType:
     if samples >= total:
         remaining = "done"
     row.add_row(
-        ProgressBar(total=total, completed=min(samples, total)),
+        ProgressBar(
+            total=total,
+            completed=min(samples, total),
+            complete_style="green",
+            finished_style="green",
+        ),
         f"{min(1.0, samples / total):.0%}  {samples:,} of {total:,} samples",
         remaining,
     )

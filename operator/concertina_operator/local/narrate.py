@@ -11,7 +11,7 @@ from enum import StrEnum
 from concertina_api.batch import accumulation
 from concertina_api.v1alpha1 import Failure, LastResize, Resize
 from concertina_operator.actions import Event, EventType
-from concertina_operator.local.record import Decision, DecisionRow, EvaluationRow, Row, StepRow
+from concertina_operator.local.record import DecisionRow, EvaluationRow, Row, StepRow
 
 
 class Topic(StrEnum):
@@ -43,7 +43,9 @@ def lines_of_row(row: Row) -> Iterator[Line]:
         return
     match row:
         case DecisionRow(decision=decision):
-            yield Line(topic=_topic(decision), text=f"{_at(row.samples)}: {clean(decision.reason)}")
+            rule = f"{clean(decision.rule)}: " if row.shadow else ""
+            text = f"{_at(row.samples)}: {rule}{clean(decision.reason)}"
+            yield Line(topic=_topic(row), text=text)
         case EvaluationRow(evaluation=losses):
             shown = ", ".join(f"{clean(name)} {loss_text(loss)}" for name, loss in losses.items())
             yield Line(topic=Topic.EVALUATION, text=f"{_at(row.samples)}: {shown}")
@@ -131,10 +133,10 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text).strip()
 
 
-def _topic(decision: Decision) -> Topic:
-    if decision.shadow:
+def _topic(row: DecisionRow) -> Topic:
+    if row.shadow:
         return Topic.SHADOW
-    return Topic.GROW if decision.grow else Topic.HOLD
+    return Topic.GROW if row.decision.grow else Topic.HOLD
 
 
 def _at(samples: int) -> str:

@@ -38,8 +38,6 @@ class StepRow(_Row):
     pause_seconds: float = 0.0
     """Pause before this step; more than 0 only for the first step of a round."""
     noise_scale: float | None = None
-    phases: Mapping[str, float] = {}
-    """Seconds of each phase of that pause."""
     skipped: bool = False
     total_samples: int | None = None
     """Length of the run, when the manifest gives it in epochs."""
@@ -62,14 +60,14 @@ class Decision(BaseModel):
     reason: str
     noise_scale: float | None = None
     rule: str = ""
-    shadow: bool = False
-    """Measured and logged, not acted on."""
 
 
 class DecisionRow(_Row):
     """One decision of a rule."""
 
     decision: Decision
+    shadow: bool = False
+    """Measured and logged, not acted on."""
 
 
 Row = StepRow | EvaluationRow | DecisionRow
@@ -176,12 +174,18 @@ class Outcome(StrEnum):
 
 
 def summarize(
-    rows: Sequence[Row], *, outcome: Outcome, starts: Sequence[float], wall_seconds: float
+    rows: Sequence[Row],
+    *,
+    outcome: Outcome,
+    starts: Sequence[float],
+    wall_seconds: float,
+    phases: Mapping[int, Mapping[str, float]],
 ) -> dict[str, Any]:
     """The run on one page, JSON values only. Pure.
 
     `starts` are the moments (seconds since 1970) at which a shell began to work on the run, and
     `wall_seconds` the time that all of them took; the time between two shells is nobody's.
+    `phases` are the seconds of each phase of a pause, by round.
     """
     steps = surviving_steps(rows)
     losses = [row.loss for row in steps if row.loss is not None]
@@ -208,7 +212,7 @@ def summarize(
                 "from": before.world_size,
                 "to": after.world_size,
                 "pause_seconds": after.pause_seconds,
-                "phases": dict(after.phases),
+                "phases": dict(phases.get(after.round, {})),
             }
             for before, after in changes
         ],

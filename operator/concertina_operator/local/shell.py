@@ -15,7 +15,6 @@ from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import (
     AdaptiveTrainingJob,
     ConditionType,
-    FailureCause,
     JobStatus,
     Scaling,
 )
@@ -128,7 +127,7 @@ def _outcome(observed: Observed, decided: Plan, *, story: Story) -> Outcome | No
     if _holds(status, ConditionType.COMPLETED):
         return Outcome.COMPLETED
     if _holds(status, ConditionType.FAILED):
-        mistaken = FailureCause.INVALID_JOB in {failure.cause for failure in story.failures}
+        mistaken = any(failure.permanent for failure in story.failures)
         return Outcome.INVALID if mistaken else Outcome.FAILED
     stopped = observed.job.spec.suspend and all(pod.ended for pod in observed.pods)
     return Outcome.INTERRUPTED if stopped and not decided.actions else None

@@ -7,7 +7,7 @@ from here. Decides nothing about the run.
 import json
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -53,6 +53,7 @@ class Story:
         self._decision: Decision | None = None
         self._evaluation: EvaluationRow | None = None
         self._resize: Resize | None = None
+        self._phases: dict[int, Mapping[str, float]] = {}
         self._failures: dict[tuple[str, str], Failure] = {}
 
     @property
@@ -78,6 +79,7 @@ class Story:
             committed = report.acknowledged
             if committed and (self._resize is None or committed.round > self._resize.round):
                 self._resize = committed
+                self._phases[committed.round] = committed.phases
                 self.say(line_of_resize(committed))
         for event in decided.events:
             repeated = self._said.get(event.reason) == event.message
@@ -90,10 +92,12 @@ class Story:
         """Tells the rest and writes the summary, which it returns."""
         self._tell_record()
         before = read_summary(self._directory)
+        known = {item["round"]: item["phases"] for item in before.get("resizes", [])}
         summary = summarize(
             read_rows(self._directory.record),
             outcome=outcome,
             starts=[*before.get("starts", []), self._began],
+            phases=known | self._phases,
             wall_seconds=before.get("wall_seconds", 0.0) + time.time() - self._began,
         )
         replace_text(self._directory.summary, json.dumps(summary, indent=1) + "\n")
@@ -108,7 +112,7 @@ class Story:
                     self._keep(row)
                 case EvaluationRow():
                     self._evaluation = row
-                case DecisionRow(decision=decision) if not decision.shadow:
+                case DecisionRow(decision=decision, shadow=False):
                     self._decision = decision
                 case _:
                     pass
