@@ -132,6 +132,13 @@ def test_a_folder_that_is_nothing_is_refused_with_exit_code_2(tmp_path: Path) ->
     assert "is neither a checkpoint" in result.output
 
 
+def test_a_run_that_has_saved_nothing_is_refused_with_exit_code_2(tmp_path: Path) -> None:
+    write_job(tmp_path / "job.yaml", model=TASK, config={})
+    result = call(tmp_path, "--format", "dcp", "--output", tmp_path / "new")
+    assert result.exit_code == 2
+    assert "nor the directory of a run that has saved one" in result.output
+
+
 def test_a_hugging_face_folder_needs_the_manifest(tmp_path: Path, model: TinyLM) -> None:
     folder = save_model(tmp_path / "elsewhere", model, job="tiny")
     result = call(folder, "--format", "hf", "--output", tmp_path / "new")

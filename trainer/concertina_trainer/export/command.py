@@ -120,12 +120,12 @@ def _checkpoint(source: Path, job: AdaptiveTrainingJob | None) -> Checkpoint:
         return open_checkpoint(source)
     if (source / LATEST).exists():
         path, name = source, None
-    elif job is not None:
+    elif job is not None and (source / job.spec.checkpoint.path).is_dir():
         path, name = source / job.spec.checkpoint.path, job.metadata.name
     else:
         raise click.UsageError(
             f"{source} is neither a checkpoint ({MANIFEST}), nor a folder of checkpoints"
-            f" ({LATEST}), nor a run's directory (job.yaml)"
+            f" ({LATEST}), nor the directory of a run that has saved one"
         )
     found = find(path, job=name)
     if found is None:
