@@ -1,0 +1,232 @@
+"""The command `concertina`: run, validate, plan and plot, and what other packages add.
+
+Other packages add commands by the entry point group `concertina.commands`; they are imported only
+when they are called. Every ConcertinaError becomes a message on stderr and an exit code: 2 for
+what the user can mend, 1 for the rest, 130 after Ctrl-C.
+"""
+
+import importlib.util
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from concertina_api.errors import ConcertinaError, InvalidJob, MissingPackage
+from concertina_api.v1alpha1 import AdaptiveTrainingJob
+from concertina_operator.manifest_file import load_job
+
+_COMMANDS: Final = "concertina.commands"
+_DISTRIBUTION: Final = "concertina-training"
+_INTERRUPTED: Final = 130
+
+_Manifest: Final = click.argument("manifest", type=click.Path(path_type=Path))
+
+
+class _Commands(click.Group):
+    """The group's own commands and those of the entry points, with errors as messages."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *(entry.name for entry in _entries())})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        found = [entry for entry in _entries() if entry.name == cmd_name]
+        # A list of commands needs names; loading one may mean seconds of imports.
+        return click.Command(cmd_name, help=f"See concertina {cmd_name} --help.") if found else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        found = [entry for entry in _entries() if entry.name == name]
+        if found and super().get_command(ctx, found[0].name) is None:
+            return name, _loaded(found[0]), rest
+        return name, command, rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConcertinaError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            ctx.exit(_INTERRUPTED)
+
+
+@click.group(cls=_Commands)
+@click.version_option(version(_DISTRIBUTION), prog_name="concertina")
+def main() -> None:
+    """Training jobs whose batch grows by gradient variance, on workers that re-shard in place."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+@main.command()
+@_Manifest
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the run; one that exists is resumed. Default: runs/<job>.",
+)
+@click.option("--samples", type=click.IntRange(min=1), help="Length of the run, in samples.")
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Serve Prometheus metrics; pod n uses this port + n.",
+)
+def run(
+    manifest: Path, *, run_dir: Path | None, samples: int | None, metrics_port: int | None
+) -> None:
+    """Train the job of MANIFEST on this machine, or resume it.
+
+    Ctrl-C saves a checkpoint and stops; a second Ctrl-C stops at once.
+    """
+    from concertina_operator.local.directory import open_directory
+    from concertina_operator.local.display import display_for
+    from concertina_operator.local.interrupts import Interrupts
+    from concertina_operator.local.shell import Settings, run_job
+
+    job = load_job(manifest)
+    if samples is not None:
+        length = {"samples": samples, "epochs": None}
+        job = job.model_copy(update={"spec": job.spec.model_copy(update=length)})
+    _need_trainer("concertina run")
+    if metrics_port is not None:
+        check_ports(range(metrics_port, metrics_port + job.spec.pods.max))
+    path = run_dir or Path("runs") / job.metadata.name
+    with Interrupts() as interrupts, open_directory(path, job=job) as directory:
+        outcome = run_job(
+            job,
+            directory=directory,
+            display=display_for(sys.stdout),
+            interrupts=interrupts,
+            settings=Settings(metrics_port=metrics_port),
+        )
+    _plot_if_possible(path)
+    click.echo(f"{outcome}: {path}/summary.json")
+    sys.exit(outcome.exit_code)
+
+
+@main.command()
+@_Manifest
+def validate(manifest: Path) -> None:
+    """Check MANIFEST, its model and its data set, without training."""
+    job = load_job(manifest)
+    click.echo(f"{manifest}: the manifest of {job.metadata.name} is valid")
+    if not _has("torch"):
+        click.echo("model and data set are not checked, that needs concertina-training[trainer]")
+        return
+    # A process of its own: this package never imports torch.
+    command = [sys.executable, "-m", "concertina_trainer.validate", str(manifest)]
+    sys.exit(subprocess.run(command, check=False).returncode)
+
+
+@main.command()
+@_Manifest
+@click.option("--request", type=int, help="A batch that the rule asks for, in samples.")
+@click.option("--granted", type=click.IntRange(min=0), help="Pods that a quota allows.")
+def plan(manifest: Path, *, request: int | None, granted: int | None) -> None:
+    """Explain how many pods each batch of MANIFEST leads to, and why. Starts nothing."""
+    from concertina_operator.explain import explain_request, explain_sizes
+
+    job = load_job(manifest)
+    click.echo(_outline(job))
+    lines = (
+        explain_sizes(job.spec)
+        if request is None
+        else explain_request(job, requested=request, granted=granted)
+    )
+    for line in lines:
+        click.echo(line)
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="A PNG file.")
+def plot(run_dir: Path, *, output: Path | None) -> None:
+    """Draw loss, batch, workers and pauses of the run in RUN_DIR."""
+    from concertina_operator.plotting import plot_run
+
+    click.echo(plot_run(run_dir, output=output))
+
+
+def check_ports(ports: Sequence[int]) -> None:
+    """Raises InvalidJob when one of the ports cannot be bound."""
+    for port in ports:
+        if port > 65535:
+            raise InvalidJob(f"metrics port {port} is above 65535; choose a lower --metrics-port")
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                raise InvalidJob(
+                    f"metrics port {port} is taken ({error.strerror}); choose another"
+                    f" --metrics-port: {len(ports)} ports from there on must be free"
+                ) from error
+
+
+def _entries() -> list[EntryPoint]:
+    return list(entry_points(group=_COMMANDS))
+
+
+def _loaded(entry: EntryPoint) -> click.Command:
+    """The command of another package, or one that says which extra it needs."""
+    try:
+        command: click.Command = entry.load()
+    except ModuleNotFoundError as error:
+        needs = MissingPackage(
+            error.name or entry.module, extra="trainer", purpose=f"concertina {entry.name}"
+        )
+
+        @click.command(
+            entry.name,
+            help=f"Not available: {needs}",
+            context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        )
+        def unavailable() -> None:
+            raise needs
+
+        return unavailable
+    return command
+
+
+def _has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _need_trainer(purpose: str) -> None:
+    for package in ("torch", "safetensors"):
+        if not _has(package):
+            raise MissingPackage(package, extra="trainer", purpose=purpose)
+
+
+def _plot_if_possible(run_dir: Path) -> None:
+    from concertina_operator.plotting import plot_run
+
+    try:
+        plot_run(run_dir)
+    except ConcertinaError as error:
+        click.echo(f"no plot: {error}", err=True)
+
+
+def _outline(job: AdaptiveTrainingJob) -> str:
+    batch, pods = job.spec.batch, job.spec.pods
+    allowed = f" (allowed {', '.join(map(str, pods.allowed))})" if pods.allowed else ""
+    return (
+        f"{job.metadata.name}: batch {batch.initial} to {batch.max} samples,"
+        f" micro-batches of {batch.micro_batch_size}, at most {batch.max_accumulation} per worker"
+        f" before more are asked for; pods {pods.min} to {pods.max}{allowed},"
+        f" {pods.workers_per_pod} worker(s) each"
+    )
+
+
+if __name__ == "__main__":
+    main()
