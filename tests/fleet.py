@@ -205,9 +205,9 @@ def work(
     from concertina_trainer.loop.context import WorkerContext
     from concertina_trainer.loop.session import Ending
 
-    log = Path(mailbox, "worker.log").open("w")
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
+    log = os.open(Path(mailbox, "worker.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     logging.basicConfig(level="INFO", force=True)
     context = WorkerContext(
         pod=name,
@@ -236,5 +236,4 @@ def work(
         code = 3 if training.ending is Ending.EXCLUDED else 0
     except Exception as error:  # noqa: BLE001
         code = worker._failed(context, error)
-    log.flush()
     os._exit(code)

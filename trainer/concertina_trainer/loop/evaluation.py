@@ -17,6 +17,7 @@ from concertina_api.batch import accumulation
 from concertina_trainer.loop.progress import PartialEvaluation, Progress
 from concertina_trainer.loop.step import on_device
 from concertina_trainer.rounds.transport import Groups
+from concertina_trainer.sharding.restore import settle
 from concertina_trainer.task import MapDataset, Task
 
 PIECE_SECONDS = 0.5
@@ -88,6 +89,7 @@ class Evaluation:
                     sums[name] = sums.get(name, torch.zeros_like(counted)) + counted
         finally:
             model.train()
+            settle(model)
         vector = torch.stack([sums[name].to(self._device) for name in sums])
         dist.all_reduce(vector)
         return dict(zip(sums, vector.tolist(), strict=True))

@@ -20,7 +20,12 @@ from concertina_trainer.rounds.agreement import Greeting, Part, Source
 from concertina_trainer.rounds.transport import Groups
 from concertina_trainer.schedule.controller import BatchController
 from concertina_trainer.sharding.collect import hold, local_rows, parameter_names
-from concertina_trainer.sharding.restore import build_sharded, fill_model, restore_optimizer
+from concertina_trainer.sharding.restore import (
+    build_sharded,
+    fill_model,
+    restore_optimizer,
+    settle,
+)
 from concertina_trainer.sharding.state import Holding, Kind
 from concertina_trainer.task import Task
 
@@ -84,6 +89,7 @@ class StateKeeper:
     def suspend(self) -> None:
         """Turn the live objects into held rows: the round they lived in ends."""
         if self.live is not None:
+            settle(self.live.model)
             self.live.optimizer.zero_grad(set_to_none=True)
             self.held = [_on_host(self.hold())]
             self.live = None
@@ -197,15 +203,41 @@ def _on_host(holding: Holding) -> Holding:
 
 
 def _part(held: Holding) -> Part:
-    checksum = zlib.crc32(json.dumps(held.extra, sort_keys=True).encode())
-    for name, entry in held.entries.items():
-        if entry.kind is Kind.REPLICATED:
-            data = held.tensors[name].contiguous().flatten().view(torch.uint8)
-            checksum = zlib.crc32(data.cpu().numpy().tobytes(), checksum)
     return Part(
         round=held.round,
         step=held.step,
         world_size=held.world_size,
         rank=held.rank,
-        replicated=checksum,
+        replicated=_checksums(held),
+        norms=_norms(held),
     )
+
+
+def _checksums(held: Holding) -> dict[str, int]:
+    """Of what is equal on all ranks to the last bit: progress, optimizer options, buffers."""
+    sums = {
+        key: zlib.crc32(json.dumps(value, sort_keys=True).encode())
+        for key, value in held.extra.items()
+    }
+    for name in _replicated(held, "buffer/"):
+        data = held.tensors[name].contiguous().flatten().view(torch.uint8)
+        sums["buffer"] = zlib.crc32(data.cpu().numpy().tobytes(), sums.get("buffer", 0))
+    return sums
+
+
+def _norms(held: Holding) -> dict[str, float]:
+    """Of the optimizer's replicated tensors, by key."""
+    squares: dict[str, float] = {}
+    for name in _replicated(held, "optimizer/"):
+        key = f"optimizer state {name.rpartition('/')[2]}"
+        value = held.tensors[name].double().norm().item()
+        squares[key] = squares.get(key, 0.0) + value**2
+    return {key: value**0.5 for key, value in squares.items()}
+
+
+def _replicated(held: Holding, prefix: str) -> list[str]:
+    return [
+        name
+        for name, entry in held.entries.items()
+        if entry.kind is Kind.REPLICATED and name.startswith(prefix)
+    ]

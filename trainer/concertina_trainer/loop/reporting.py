@@ -95,7 +95,7 @@ class Reporter:
             rank=live.groups.rank,
             suspects=(),
             acknowledged=resize if leads else None,
-            progress=self._progress(keeper, loss=None) if leads else None,
+            progress=self._progress(keeper, loss=None),
             state_bytes=sum(t.numel() * t.element_size() for t in holding.tensors.values()),
             peak_bytes=peak_bytes(),
         )
@@ -124,7 +124,9 @@ class Reporter:
         assert live is not None
         pause, self._pause_seconds = self._pause_seconds, 0.0
         if live.groups.rank != 0:
-            self._board.mention(peak_bytes=peak_bytes())
+            self._board.mention(
+                progress=self._progress(keeper, loss=result.loss), peak_bytes=peak_bytes()
+            )
             return False
         decision = observation.decision
         if decision is not None:

@@ -36,7 +36,7 @@ from concertina_trainer.loop.step import Geometry, Step, StepResult, World, beat
 from concertina_trainer.rounds.control import Control, Flags
 from concertina_trainer.rounds.phases import Phases, ignore
 from concertina_trainer.rounds.transaction import Entered, enter
-from concertina_trainer.rounds.transport import transport_for
+from concertina_trainer.rounds.transport import is_broken, transport_for
 from concertina_trainer.rounds.watch import Watch, present
 from concertina_trainer.schedule.controller import BatchController
 from concertina_trainer.schedule.estimator import StepStatistics
@@ -151,16 +151,29 @@ class Session:
             self._transport.close()
 
     def __iter__(self) -> Iterator[Step]:
-        while self._settle():
-            if self._evaluation_is_due():
-                self._evaluate()
+        while self.ending is None:
+            try:
+                step = self._step_or_duty()
+            except Exception as error:
+                if not is_broken(error):
+                    raise
+                self._broke(error, changed=False)
                 continue
-            if self._is_finished():
-                self._finish()
-                return
-            step = self._next_step()
-            yield step
-            self._after(step)
+            if step is not None:
+                yield step
+                self._after(step)
+
+    def _step_or_duty(self) -> Step | None:
+        """The next step; or None, when something else was due before it and is done now."""
+        if not self._settle():
+            return None
+        if self._evaluation_is_due():
+            self._evaluate()
+            return None
+        if self._is_finished():
+            self._finish()
+            return None
+        return self._next_step()
 
     # Rounds
 
@@ -169,7 +182,7 @@ class Session:
         while self.ending is None:
             membership = self._due()
             if membership is None:
-                return True
+                return self.ending is None
             if self._context.name not in present(membership):
                 if self._membership is not None:
                     self.ending = Ending.EXCLUDED
@@ -189,10 +202,16 @@ class Session:
             return self._seen
         return self._awaited()
 
-    def _awaited(self) -> Membership:
-        """Wait, without a round, for a membership that was not tried yet."""
+    def _awaited(self) -> Membership | None:
+        """Wait, without a round, for a membership that was not tried yet.
+
+        None: the pod must end, and no round has ever counted on this worker.
+        """
         deadline = time.monotonic() + ARBITER_TIMEOUT_SECONDS
         while True:
+            if self._membership is None and self._notice_inbox.read() is not None:
+                self._end(Ending.LEFT)
+                return None
             newest = self._membership_inbox.read()
             if newest is not None and newest.round > self._tried:
                 named = self._context.name in present(newest)

@@ -25,6 +25,7 @@ from concertina_trainer.loop.keeper import Live
 from concertina_trainer.rounds.control import BEAT_SECONDS, Agreement, Control, Flags
 from concertina_trainer.rounds.transport import is_broken
 from concertina_trainer.schedule.order import seed_of
+from concertina_trainer.sharding.restore import settle
 from concertina_trainer.statistics.buffers import BufferMean
 from concertina_trainer.statistics.norms import local_square_norm
 from concertina_trainer.statistics.probe import GradientProbe
@@ -281,10 +282,7 @@ class Step:
         self.abandoned = True
         self._world.probe.take()
         self._world.buffers.discard()
-        for module in self.model.modules():
-            if isinstance(module, FSDPModule):
-                module.reset_iter_state()
-                break
+        settle(self.model)
         self._world.live.optimizer.zero_grad(set_to_none=True)
 
 

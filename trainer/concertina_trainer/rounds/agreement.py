@@ -4,10 +4,14 @@ Pure: no I/O, no clock, no torch. Every participant reads the same greetings and
 alike, so no rank is special and any of them may leave.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isclose
 
-from concertina_api.v1alpha1.base import Count, Model
+from concertina_api.v1alpha1.base import Count, Finite, Model
+
+TOLERANCE = 1e-4
+"""Relative difference of norms that rounding explains; matrix products depend on alignment."""
 
 
 class Part(Model):
@@ -17,8 +21,10 @@ class Part(Model):
     step: Count
     world_size: Count
     rank: Count
-    replicated: Count
-    """Checksum over the tensors that must be equal on all ranks."""
+    replicated: dict[str, Count]
+    """Checksums of what must be equal on all ranks, by what it is."""
+    norms: dict[str, Finite]
+    """Norms of what each rank computes alike up to rounding (matrices of an optimizer)."""
 
     @property
     def state(self) -> tuple[int, int, int]:
@@ -63,18 +69,23 @@ def source_of(greetings: Sequence[Greeting]) -> Source | None:
 
 def disagreement(source: Source, greetings: Sequence[Greeting]) -> str | None:
     """A sentence when replicated tensors differ between the holders of a state, else None."""
-    checksums: Mapping[int, list[int]] = {}
-    for rank, participant in enumerate(source.holders):
-        for part in greetings[participant].parts:
-            if part.state == (source.step, source.round, source.world_size):
-                checksums = {
-                    **checksums,
-                    part.replicated: [*checksums.get(part.replicated, []), rank],
-                }
-    if len(checksums) <= 1:
-        return None
-    groups = " and ".join(str(ranks) for ranks in checksums.values())
-    return (
-        f"buffers or optimizer state that must be equal on all ranks differ after step"
-        f" {source.step}: ranks {groups} hold different values"
-    )
+    state = source.step, source.round, source.world_size
+    held = [
+        next(part for part in greetings[participant].parts if part.state == state)
+        for participant in source.holders
+    ]
+    first = held[0]
+    for what in (*first.replicated, *first.norms):
+        others = [rank for rank, part in enumerate(held) if not _agree(what, part, first)]
+        if others:
+            return (
+                f"{what} must be equal on all ranks, but after step {source.step} ranks {others}"
+                " hold other values than rank 0"
+            )
+    return None
+
+
+def _agree(what: str, part: Part, first: Part) -> bool:
+    if what in first.replicated:
+        return part.replicated.get(what) == first.replicated[what]
+    return what in part.norms and isclose(part.norms[what], first.norms[what], rel_tol=TOLERANCE)

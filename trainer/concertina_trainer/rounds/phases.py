@@ -7,7 +7,7 @@ what a test hooks into to end a process at each of them.
 import time
 from collections.abc import Callable
 
-POINTS = ("agree", "greet", "open", "exchange", "build", "done", "commit")
+POINTS = ("greet", "open", "exchange", "build", "done", "commit", "begin")
 
 
 def ignore(point: str) -> None:

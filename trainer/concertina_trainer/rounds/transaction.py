@@ -109,7 +109,8 @@ class _Entry:
         self.members = membership.workers()
         self.participants = (*self.members, *workers_of(membership.leaving))
         leader = membership.members[0]
-        store = connect(leader.host, leader.port, timeout=STORE_TIMEOUT)
+        with transport.recorded():
+            store = connect(leader.host, leader.port, timeout=STORE_TIMEOUT)
         self.desk = Desk(store, number=membership.round, participants=self.participants, me=me)
         self.rank = self.desk.index if self.desk.index < len(self.members) else None
 

@@ -50,6 +50,9 @@ class Transport(Protocol):
     def break_off(self) -> None:
         """End whatever this process waits for now; callable from another thread."""
 
+    def recorded(self) -> contextlib.AbstractContextManager[None]:
+        """Connections that are made inside end with `break_off`, also while they are made."""
+
 
 def is_broken(error: BaseException) -> bool:
     """Whether an exception says that a group broke, rather than that code is wrong."""
@@ -72,7 +75,7 @@ class GlooTransport:
 
     def open(self, store: Store, *, rank: int, world_size: int) -> Groups:
         """See Transport."""
-        with self._recorded():
+        with self.recorded():
             dist.init_process_group(
                 self.backend,
                 store=PrefixStore("tensor/", store),
@@ -105,8 +108,8 @@ class GlooTransport:
         return None
 
     @contextlib.contextmanager
-    def _recorded(self) -> Iterator[None]:
-        """Note the connections that are made inside, also when it is broken off half way."""
+    def recorded(self) -> Iterator[None]:
+        """See Transport."""
         with self._lock:
             self._before = sockets.connections()
         try:
@@ -120,7 +123,7 @@ class GlooTransport:
         # FSDP modules are reference cycles that keep groups, sockets and threads alive.
         gc.collect()
         with self._lock:
-            self._opened = frozenset()
+            self._opened &= sockets.connections()
 
 
 class NcclTransport(GlooTransport):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from concertina_api.errors import InvalidJob
@@ -31,6 +32,20 @@ def build_sharded(
     for name, parameter in parameter_names(model).items():
         local_rows(name, parameter)
     return model.train()
+
+
+def settle(model: nn.Module) -> None:
+    """Put the model between two steps: parameters as rows, nothing accumulated or in flight.
+
+    After a forward pass without backward, or a pass that was broken off, FSDP leaves parameters
+    gathered and its order of calls half done.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # Before the first forward pass there is no order of calls, nor anything to reset.
+            if module is model and module._get_fsdp_state()._is_root:
+                module.reset_iter_state()
+            module.reshard()
 
 
 def build_whole(task: Task, *, seed: int) -> Holding:

@@ -14,19 +14,32 @@ from concertina_api.errors import InvalidJob
 
 
 class BufferMean:
-    """Collects the changes of one step. Which buffers change is found out by their versions."""
+    """Collects the changes of one step.
+
+    Which buffers change shows in their versions; but batch norm's kernel changes running
+    statistics without a new version, so after the first micro-batch values are compared once.
+    """
 
     def __init__(self, buffers: Mapping[str, torch.Tensor]) -> None:
         self._buffers = dict(buffers)
         self._base = {name: buffer.clone() for name, buffer in self._buffers.items()}
         self._version = {name: buffer._version for name, buffer in self._buffers.items()}
+        self._silent: frozenset[str] | None = None
+        """Buffers that change without a new version; None before the first micro-batch."""
         self._changes: dict[str, torch.Tensor] = {}
         self._counters: set[str] = set()
 
     def end_micro_batch(self, *, weight: float) -> None:
         """Note what the micro-batch changed, times `weight` (0 for a repeat), and take it back."""
+        if self._silent is None:
+            self._silent = frozenset(
+                name
+                for name, buffer in self._buffers.items()
+                if buffer._version == self._version[name]
+                and not torch.equal(buffer, self._base[name])
+            )
         for name, buffer in self._buffers.items():
-            if buffer._version == self._version[name]:
+            if buffer._version == self._version[name] and name not in self._silent:
                 continue
             if buffer.is_floating_point():
                 change = (buffer.double() - self._base[name].double()) * weight

@@ -1,0 +1,38 @@
+# The README's commands. Everything is set up in .venv; `make` again does nothing twice.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread per process: workers share the machine's cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test test-all lint bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --editable ".[local,huggingface,tensorboard]" --group test --group lint
+	touch $@
+
+demo: setup
+	$(BIN)/concertina run manifests/01-minimal.yaml
+
+test: setup
+	$(BIN)/pytest -m "not matrix"
+
+test-all: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	for bench in resize_pause step_overhead checkpoint_blocking schedule; do \
+		$(BIN)/python tests/bench/$$bench.py $(BENCH_FLAGS) || exit 1; done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

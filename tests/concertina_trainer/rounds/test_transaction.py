@@ -1,0 +1,171 @@
+"""The transaction of a round, with real workers that are killed at its points."""
+
+import random
+import time
+
+import pytest
+
+from concertina_api.v1alpha1 import Intent, PodPhase
+from concertina_trainer.rounds.phases import POINTS
+from tests.fleet import Fleet
+from tests.tasks import job_document
+
+
+def long_job(samples=4000, **changes):
+    return job_document(samples=samples, **changes)
+
+
+def assert_every_sample_once(fleet):
+    position = 0
+    for first, batch in fleet.samples_of_steps():
+        assert first == position
+        position = first + batch
+    assert position >= fleet.job.spec.samples
+
+
+def stop(fleet, members):
+    """End the run in good order."""
+    fleet.publish([], leaving=members, intent=Intent.STOP)
+    fleet.wait_end(*members)
+
+
+def test_a_joiner_killed_at_any_point_costs_the_others_nothing(tmp_path):
+    with Fleet(tmp_path, long_job()) as fleet:
+        fleet.start("a", "b")
+        fleet.publish(["a", "b"])
+        fleet.wait_steps(2)
+        for number, point in enumerate(POINTS):
+            joiner = f"joiner-{number}"
+            fleet.start(joiner, kill_at=(1, point))
+            fleet.publish(["a", "b", joiner])
+            fleet.pods[joiner].process.join(60)
+            assert fleet.pods[joiner].process.exitcode == -9, point
+            newest = fleet.publish(["a", "b"], lost=[joiner])
+            fleet.wait_round(newest.round, ["a", "b"])
+            if point not in ("commit", "begin"):
+                # The state never left the memory of a and b; after the commit a part had.
+                assert fleet.pods["a"].status.acknowledged.source == "memory", point
+                assert not [row for row in fleet.rows() if row.get("discarded")], point
+        stop(fleet, ["a", "b"])
+
+
+@pytest.mark.parametrize("victim", ["a", "b"])
+def test_a_holder_killed_at_any_point_returns_all_to_the_checkpoint(tmp_path, victim):
+    job = long_job(checkpoint={"path": "checkpoints", "everySeconds": 0})
+    with Fleet(tmp_path, job) as fleet:
+        members = ["a", "b"]
+        fleet.start(*members)
+        fleet.publish(members)
+        points = POINTS if victim == "a" else POINTS[1::2]
+        for number, point in enumerate(points):
+            fleet.wait(lambda: (tmp_path / "checkpoints" / "latest").exists(), "a checkpoint")
+            # Replace the victim by one that dies at its second round's point.
+            other = members[1] if victim == "a" else members[0]
+            doomed = f"doomed-{number}"
+            fleet.start(doomed, kill_at=(2, point))
+            old = members[0] if victim == "a" else members[1]
+            members = [doomed, other] if victim == "a" else [other, doomed]
+            newest = fleet.publish(members, leaving=[old])
+            fleet.wait_end(old)
+            fleet.wait_round(newest.round, members)
+            spare = f"spare-{number}"
+            fleet.start(spare)
+            fleet.publish([*members, spare])
+            fleet.pods[doomed].process.join(60)
+            assert fleet.pods[doomed].process.exitcode == -9, point
+            members = [other, spare] if victim == "b" else [spare, other]
+            newest = fleet.publish(members, lost=[doomed])
+            fleet.wait_round(newest.round, members)
+        stop(fleet, members)
+        assert fleet.pods[members[0]].status.progress.step > 0
+
+
+def test_a_newer_round_in_the_middle_wins_and_rounds_may_be_skipped(tmp_path):
+    with Fleet(tmp_path, long_job(samples=800)) as fleet:
+        fleet.start("a", "b", "c")
+        fleet.publish(["a"])
+        fleet.wait_steps(2)
+        # Round 2 waits for c, which never hears of it; round 5 names only those who are there.
+        fleet.publish(["a", "c"], to=["a"])
+        fleet.wait(
+            lambda: (s := fleet.pods["a"].status) is not None and s.round == 1, "a is in round 1"
+        )
+        fleet.publish(["a", "b"], lost=["c"], to=["a", "b"], skip=2)
+        fleet.wait_round(5, ["a", "b"])
+        # Two changes at once: b joins the leavers, c comes, a changes its rank.
+        newest = fleet.publish(["c", "a"], leaving=["b"], skip=3)
+        fleet.wait_round(newest.round, ["a", "c"])
+        fleet.wait_end("b", "a", "c")
+
+        assert not [row for row in fleet.rows() if row.get("discarded")]
+        assert_every_sample_once(fleet)
+
+
+def test_suspension_saves_and_a_later_start_goes_on_at_the_same_sample(tmp_path):
+    job = long_job(samples=240)
+    with Fleet(tmp_path, job) as fleet:
+        fleet.start("a", "b")
+        fleet.publish(["a", "b"])
+        fleet.wait_steps(3)
+        fleet.publish([], leaving=["a", "b"], intent=Intent.SUSPEND)
+        fleet.wait_end("a", "b")
+        assert fleet.pods["a"].status.phase is PodPhase.LEFT
+        saved = fleet.pods["a"].status.checkpoint
+        assert saved is not None
+        assert saved.samples == fleet.steps()[-1]["samples"]
+        fleet.start("c")
+        fleet.publish(["c"])
+        fleet.wait_end("c")
+
+        assert fleet.pods["c"].status.finished
+        assert_every_sample_once(fleet)
+
+
+def test_an_excluded_worker_ends_and_does_not_move_the_newest_checkpoint(tmp_path):
+    with Fleet(tmp_path, long_job()) as fleet:
+        fleet.start("a", "b")
+        fleet.publish(["a", "b"])
+        fleet.wait_steps(2)
+        newest = fleet.publish(["a"], lost=["b"])
+        fleet.wait_end("b", code=3)
+        fleet.wait_round(newest.round, ["a"])
+        stop(fleet, ["a"])
+
+
+def test_a_member_killed_in_a_step_does_not_hang_the_others(tmp_path):
+    job = long_job(checkpoint={"path": "checkpoints", "everySeconds": 0})
+    with Fleet(tmp_path, job) as fleet:
+        fleet.start("a", "b", "c", "d")
+        fleet.publish(["a", "b", "c", "d"])
+        fleet.wait(lambda: (tmp_path / "checkpoints" / "latest").exists(), "a checkpoint")
+        pids = {name: fleet.pods[name].status.pid for name in "acd"}
+        fleet.kill("b")
+        newest = fleet.publish(["a", "c", "d"], lost=["b"])
+        fleet.wait_round(newest.round, ["a", "c", "d"])
+
+        assert {name: fleet.pods[name].status.pid for name in "acd"} == pids
+        assert fleet.pods["a"].status.acknowledged.source == "checkpoint"
+        stop(fleet, ["a", "c", "d"])
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("seed", range(50))
+def test_fifty_seeded_instants_of_death(tmp_path, seed):
+    generator = random.Random(seed)
+    job = long_job(samples=400, checkpoint={"path": "checkpoints", "everySeconds": 0})
+    with Fleet(tmp_path, job) as fleet:
+        fleet.start("a", "b", "c")
+        fleet.publish(["a", "b"])
+        fleet.wait(lambda: (tmp_path / "checkpoints" / "latest").exists(), "a checkpoint")
+        victim = generator.choice(["a", "b", "c"])
+        fleet.publish(["b", "c"] if generator.random() < 0.5 else ["a", "b", "c"], leaving=[])
+        instant = time.monotonic() + generator.random() * 0.4
+        while time.monotonic() < instant:
+            pass  # the instant itself is what is tested
+        fleet.kill(victim)
+        left = [name for name in ("a", "b", "c") if name != victim]
+        alive = [name for name in left if fleet.pods[name].process.is_alive()]
+        newest = fleet.publish(alive, lost=[victim])
+        fleet.wait_round(newest.round, alive)
+        fleet.wait_end(*alive)
+        assert_every_sample_once(fleet)
