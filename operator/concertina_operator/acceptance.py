@@ -25,6 +25,11 @@ class Standing:
     report: Report | None = None
 
     @property
+    def incarnation(self) -> str | None:
+        """Incarnation of the workers that run now, as far as the pod has said."""
+        return self.report.incarnation if self.report is not None else None
+
+    @property
     def is_leaving(self) -> bool:
         """The pod was told to end, by Kubernetes or by its own SIGTERM."""
         return self.pod.deleting or (self.report is not None and self.report.leaving)

@@ -14,7 +14,8 @@ from concertina_api.v1alpha1 import CleanupPolicy, ConditionType, Intent, RetryS
 from concertina_operator.actions import DeletePod, Event, EventType
 from concertina_operator.backoff import AFTER_GIVING_BACK, backoff
 from concertina_operator.conditions import Claim, holds
-from concertina_operator.pods import InForce, PodChanges, cleanup, pod_changes
+from concertina_operator.departures import InForce
+from concertina_operator.pods import PodChanges, cleanup, pod_changes
 from concertina_operator.rounds import NextRound, RoundReason, dismissed
 from concertina_operator.situation import Situation
 from concertina_operator.sizing import smallest_size

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import (
     Failure,
     FailureCause,
@@ -168,11 +169,14 @@ def _failure_of(
     if not code:
         return None
     incarnation = report.incarnation if report else "unreported"
+    is_mistake = code == InvalidJob.exit_code
+    by_signal = FailureCause.SIGNAL if code < 0 or code > 128 else FailureCause.EXIT_CODE
     return Failure(
         round=membership.round if membership and member else 0,
         incarnation=member.incarnation if member else incarnation,
-        cause=FailureCause.SIGNAL if code < 0 or code > 128 else FailureCause.EXIT_CODE,
+        cause=FailureCause.INVALID_JOB if is_mistake else by_signal,
         message=f"exit code {code}",
+        permanent=is_mistake,
     )
 
 

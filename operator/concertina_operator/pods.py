@@ -5,56 +5,15 @@ deleted, pods that start are kept up to the wanted number and given back when th
 within `readyDeadlineSeconds`. No pod is created while as many as allowed still hold a place.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count, islice
 
-from concertina_api.v1alpha1 import (
-    CleanupPolicy,
-    Membership,
-    PodPhase,
-    ScalingPolicy,
-)
+from concertina_api.v1alpha1 import CleanupPolicy, PodPhase, ScalingPolicy
 from concertina_operator.acceptance import Standing
 from concertina_operator.actions import CreatePod, DeletePod
-
-OVER = (PodPhase.FAILED, PodPhase.LEFT, PodPhase.FINISHED)
-"""Phases after which a pod that no round names has nothing left to do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InForce:
-    """The membership that is in force and how far it got."""
-
-    membership: Membership | None
-    committed: bool
-    since: datetime | None
-    """When it was published."""
-
-    @property
-    def members(self) -> frozenset[str]:
-        """Pod uids that train."""
-        return frozenset(
-            member.uid for member in (self.membership.members if self.membership else ())
-        )
-
-    @property
-    def leaving(self) -> frozenset[str]:
-        """Pod uids that are listed as leaving."""
-        return frozenset(
-            member.uid for member in (self.membership.leaving if self.membership else ())
-        )
-
-    def lists_as_lost(self, standing: Standing) -> bool:
-        """Whether the pod's present workers are listed as lost."""
-        if self.membership is None or standing.pod.uid in self.members | self.leaving:
-            return False
-        incarnation = standing.report.incarnation if standing.report else None
-        return any(
-            member.uid == standing.pod.uid and incarnation in (None, member.incarnation)
-            for member in self.membership.lost
-        )
+from concertina_operator.departures import InForce, deletion, departures, leave_limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +70,19 @@ def pod_changes(
     pause = not_before - now if not_before is not None else timedelta(0)
     moments = [left[entry.pod.uid] for entry in kept]
     moments += [pause] if missing else []
-    moments += _leave_waits(in_force, policy=policy, now=now)
+    if in_force.since is not None:
+        moments += [
+            in_force.since + leave_limit(entry, in_force=in_force, policy=policy) - now
+            for entry in present
+            if entry.pod.uid in in_force.leaving and not entry.pod.deleting
+        ]
     return PodChanges(
         create=_creations(job_name, missing, taken=present) if pause <= timedelta(0) else (),
         delete=(
             *departing,
-            *(_deletion(entry, reason=f"surplus: {wanted} wanted") for entry in surplus),
+            *(deletion(entry, reason=f"surplus: {wanted} wanted") for entry in surplus),
             *(
-                _deletion(entry, reason=f"not admitted within {deadline.seconds} s")
+                deletion(entry, reason=f"not admitted within {deadline.seconds} s")
                 for entry in late
             ),
         ),
@@ -126,33 +90,6 @@ def pod_changes(
         starting=tuple(entry.pod.name for entry in kept),
         requeue_after=min((wait for wait in moments if wait > timedelta(0)), default=None),
     )
-
-
-def departures(
-    standings: Iterable[Standing], *, in_force: InForce, policy: ScalingPolicy, now: datetime
-) -> Iterator[DeletePod]:
-    """Pods that have nothing left to do: ended, lost, or handed over."""
-    overdue = any(wait <= timedelta(0) for wait in _leave_waits(in_force, policy=policy, now=now))
-    for standing in standings:
-        pod = standing.pod
-        if pod.deleting:
-            continue
-        if pod.ended:
-            yield _deletion(standing, reason=_ending(standing))
-        elif in_force.lists_as_lost(standing):
-            yield _deletion(standing, reason="lost", grace_seconds=0)
-        elif pod.uid in in_force.leaving:
-            if in_force.committed or standing.has_phase(PodPhase.LEFT) or overdue:
-                reason = (
-                    "handed over"
-                    if not overdue or in_force.committed
-                    else (f"not handed over within {policy.leave_deadline_seconds} s")
-                )
-                yield _deletion(standing, reason=reason)
-        elif pod.uid not in in_force.members and standing.has_phase(*OVER):
-            yield _deletion(standing, reason=_ending(standing))
-        elif pod.uid not in in_force.members and standing.is_leaving:
-            yield _deletion(standing, reason="told to end before it was in a round")
 
 
 def cleanup(
@@ -168,15 +105,17 @@ def cleanup(
     if which is CleanupPolicy.NONE:
         return PodChanges()
     moments = [moment for moment in (in_force.since, ended_at) if moment is not None]
-    left = max(moments, default=now) + timedelta(seconds=policy.leave_deadline_seconds) - now
+    limit = timedelta(seconds=policy.leave_deadline_seconds)
+    left = max(moments, default=now) + limit - now
+    named = in_force.members | in_force.leaving
     delete, is_waiting = [], False
     for standing in standings:
         pod = standing.pod
         if pod.deleting or (pod.ended and which is CleanupPolicy.RUNNING):
             continue
-        named = pod.uid in in_force.members | in_force.leaving
-        if pod.ended or not named or standing.has_phase(PodPhase.LEFT) or left <= timedelta(0):
-            delete.append(_deletion(standing, reason="the job has ended or is suspended"))
+        is_free = pod.uid not in named or standing.has_phase(PodPhase.LEFT)
+        if pod.ended or is_free or left <= timedelta(0):
+            delete.append(deletion(standing, reason="the job has ended or is suspended"))
         else:
             is_waiting = True
     return PodChanges(delete=tuple(delete), requeue_after=left if is_waiting else None)
@@ -215,28 +154,4 @@ def _creations(job_name: str, number: int, *, taken: Iterable[Standing]) -> tupl
     free = (index for index in count() if f"{job_name}-{index}" not in names)
     return tuple(
         CreatePod(name=f"{job_name}-{index}", index=index) for index in islice(free, number)
-    )
-
-
-def _leave_waits(in_force: InForce, *, policy: ScalingPolicy, now: datetime) -> list[timedelta]:
-    """Time until leavers are deleted; negative when it is over, empty when nobody leaves."""
-    if in_force.committed or in_force.since is None or not in_force.leaving:
-        return []
-    return [in_force.since + timedelta(seconds=policy.leave_deadline_seconds) - now]
-
-
-def _ending(standing: Standing) -> str:
-    if standing.pod.exit_code is not None:
-        return f"ended with code {standing.pod.exit_code}"
-    if standing.pod.ended or standing.report is None:
-        return f"phase {standing.pod.phase.value}"
-    return f"reports {standing.report.phase.value}"
-
-
-def _deletion(standing: Standing, *, reason: str, grace_seconds: int | None = None) -> DeletePod:
-    return DeletePod(
-        name=standing.pod.name,
-        uid=standing.pod.uid,
-        reason=reason,
-        grace_seconds=grace_seconds,
     )

@@ -6,14 +6,13 @@ pods around it, and the back-off after failures.
 
 from datetime import datetime, timedelta
 
-from concertina_api.v1alpha1 import ConditionType, Intent, RetryStatus
-from concertina_operator.actions import Event, EventType
+from concertina_api.v1alpha1 import Intent, RetryStatus
+from concertina_operator.account import events_of, holds_back, pods_ready, ready, state_of
 from concertina_operator.arbitration import Verdict, arbitrate, commit_limit
 from concertina_operator.backoff import AFTER_FAILURE, AFTER_GIVING_BACK, backoff
-from concertina_operator.conditions import Claim
 from concertina_operator.course import Course, in_force
-from concertina_operator.outcome import described
-from concertina_operator.pods import InForce, PodChanges, pod_changes
+from concertina_operator.departures import InForce
+from concertina_operator.pods import PodChanges, pod_changes
 from concertina_operator.rounds import NextRound, held, next_round, probed, reopened
 from concertina_operator.situation import Situation
 from concertina_operator.sizing import smallest_size
@@ -51,7 +50,7 @@ def running(situation: Situation) -> Course:
     waits += [overdue_in] if overdue_in is not None else []
     waits += [verdict.requeue_after] if verdict is not None and verdict.requeue_after else []
     return Course(
-        state=_state(situation, force, verdict, retry),
+        state=state_of(situation, force, verdict, retry),
         message=following.message,
         next=following,
         pods=changes,
@@ -63,10 +62,10 @@ def running(situation: Situation) -> Course:
             "probe_at": _probe_at(situation, verdict),
         },
         claims=(
-            _ready(force, verdict, following),
-            _pods_ready(situation, force, changes, retry),
+            ready(force, verdict, following),
+            pods_ready(situation, force, changes, retry),
         ),
-        events=_events(situation, changes),
+        events=events_of(situation, changes),
         waits=tuple(waits),
     )
 
@@ -138,7 +137,7 @@ def _next_round(
         assert situation.membership is not None
         publish = probed if verdict.opens_probe else held
         return publish(situation.membership, message=verdict.reason)
-    more_may_come = not _holds_back(retry, now=situation.now) or any(
+    more_may_come = not holds_back(retry, now=situation.now) or any(
         entry.is_alive and not entry.is_leaving and not entry.is_warm
         for entry in situation.standings
     )
@@ -151,10 +150,6 @@ def _next_round(
         arbitrated=verdict.lost if verdict is not None and verdict.renews else None,
         may_wait=more_may_come and waiting_for < situation.ready_deadline,
     )
-
-
-def _holds_back(retry: RetryStatus, *, now: datetime) -> bool:
-    return retry.not_before is not None and now < retry.not_before
 
 
 def _probe_at(situation: Situation, verdict: Verdict | None) -> datetime | None:
@@ -183,79 +178,3 @@ def _retry_after_pods(
         return RetryStatus(count=retry.count + 1, not_before=situation.now + pause)
     is_complete = force.committed and len(force.members) == situation.size.wanted
     return RetryStatus() if is_complete and not situation.news.found else retry
-
-
-def _state(
-    situation: Situation, force: InForce, verdict: Verdict | None, retry: RetryStatus
-) -> str:
-    if not force.members:
-        if _holds_back(retry, now=situation.now):
-            return "BackingOff"
-        return "Recovering" if situation.status.committed_round else "Starting"
-    if verdict is not None:
-        return "Recovering"
-    if not force.committed:
-        return "Resizing" if situation.status.committed_round else "Starting"
-    return "Training"
-
-
-def _ready(force: InForce, verdict: Verdict | None, following: NextRound) -> Claim:
-    kind = ConditionType.READY
-    if verdict is not None:
-        return Claim(type=kind, holds=False, reason="RoundBroken", message=verdict.reason)
-    if not force.members:
-        return Claim(type=kind, holds=False, reason="NoMembers", message=following.message)
-    if not force.committed:
-        return Claim(type=kind, holds=False, reason="RoundOpen", message=following.message)
-    assert force.membership is not None
-    message = f"round {force.membership.round} trains on {force.membership.world_size} workers"
-    return Claim(type=kind, holds=True, reason="Training", message=message)
-
-
-def _pods_ready(
-    situation: Situation, force: InForce, changes: PodChanges, retry: RetryStatus
-) -> Claim:
-    kind, wanted = ConditionType.PODS_READY, situation.size.wanted
-    number, floor = len(force.members), smallest_size(situation.spec.pods)
-    message = f"{number} of {wanted} pods are members"
-    if number >= wanted:
-        reason = "AllMembers" if number == wanted else "Surplus"
-        return Claim(type=kind, holds=number == wanted, reason=reason, message=message)
-    names = {*changes.starting, *(creation.name for creation in changes.create)}
-    if names:
-        message += f", {', '.join(sorted(names))} start"
-    if changes.given_back:
-        seconds = situation.ready_deadline.total_seconds()
-        message += (
-            f", {', '.join(changes.given_back)} not admitted within {seconds:g} s: given back"
-        )
-    if retry.not_before is not None and situation.now < retry.not_before:
-        message += f", no pod is created for {(retry.not_before - situation.now).seconds} s"
-    told = {entry.pod.message for entry in situation.standings if entry.pod.message}
-    message += "".join(f"; {text}" for text in sorted(told))
-    if 0 < number < floor:
-        message = f"forced to run below the smallest size {floor}: {message}"
-        return Claim(type=kind, holds=False, reason="BelowMinimum", message=message)
-    return Claim(
-        type=kind,
-        holds=False,
-        reason="PodsStarting" if names else "PodsMissing",
-        message=message,
-    )
-
-
-def _events(situation: Situation, changes: PodChanges) -> tuple[Event, ...]:
-    failures = (
-        Event(type=EventType.WARNING, reason="WorkerFailed", message=described(entry))
-        for entry in situation.news.found
-    )
-    seconds = situation.ready_deadline.total_seconds()
-    returns = (
-        Event(
-            type=EventType.WARNING,
-            reason="PodGivenBack",
-            message=f"{name} was not admitted within {seconds:g} s and is given back",
-        )
-        for name in changes.given_back
-    )
-    return (*failures, *returns)

@@ -5,11 +5,14 @@ from typing import Any
 
 from concertina_api.v1alpha1 import (
     AdaptiveTrainingJob,
+    BatchSizeRequest,
     JobSpec,
     Member,
+    Membership,
     PodPhase,
     Report,
 )
+from concertina_operator.acceptance import Standing
 from concertina_operator.observed import Phase, PodFacts
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -87,3 +90,25 @@ def a_member(index: int = 0, **fields: Any) -> Member:
         "port": 4000 + index,
     }
     return Member.model_validate(defaults | fields)
+
+
+def a_request(sequence: int = 1, *, effective: int = 64, **fields: Any) -> BatchSizeRequest:
+    """A request for `effective` samples."""
+    defaults: dict[str, Any] = {
+        "sequence": sequence,
+        "requested": effective,
+        "effective": effective,
+        "reason": "the rule says so",
+    }
+    return BatchSizeRequest.model_validate(defaults | fields)
+
+
+def a_membership(number: int = 1, *indices: int, **fields: Any) -> Membership:
+    """Round `number` of the pods with these indices."""
+    members = tuple(a_member(index) for index in indices)
+    return Membership.model_validate({"round": number, "members": members} | fields)
+
+
+def a_standing(index: int = 0, *, pod: dict[str, Any] | None = None, **report: Any) -> Standing:
+    """The pod `tiny-lm-<index>` and its report."""
+    return Standing(pod=a_pod(index, **(pod or {})), report=a_report(index, **report))

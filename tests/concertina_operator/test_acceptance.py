@@ -1,0 +1,122 @@
+import pytest
+
+from concertina_api.v1alpha1 import Membership, PodPhase
+from concertina_operator.acceptance import Standing, accept_report, accept_reports
+from concertina_operator.observed import Observed, Phase
+from tests.concertina_operator.factories import a_job, a_pod, a_report, a_request, a_spec
+
+
+def accepted(report, *, pod=None, sequence=0, newest_round=3):
+    return accept_report(
+        report, pod=pod or a_pod(), spec=a_spec(), sequence=sequence, newest_round=newest_round
+    )
+
+
+def test_a_fitting_report_counts_as_it_is():
+    report = a_report(round=3, request=a_request(4, effective=64))
+    assert accepted(report, sequence=4) == (report, ())
+
+
+@pytest.mark.parametrize(
+    ("request_of_trainer", "want_refusal"),
+    [
+        pytest.param(
+            a_request(6, effective=64), "request sequence 6 is below the accepted 7", id="replayed"
+        ),
+        pytest.param(
+            a_request(8, effective=1024),
+            "request 8 runs 1024 samples, above max 512",
+            id="above max",
+        ),
+        pytest.param(
+            a_request(8, effective=63),
+            "request 8 runs 63 samples, not a multiple of microBatchSize 8",
+            id="not a multiple of m",
+        ),
+    ],
+)
+def test_an_absurd_request_is_refused_and_the_rest_counts(request_of_trainer, want_refusal):
+    report = a_report(request=request_of_trainer, round=2)
+    got, refusals = accepted(report, sequence=7)
+    assert got == report.model_copy(update={"request": None})
+    assert refusals == (want_refusal,)
+
+
+def test_what_is_requested_may_lie_above_max_when_what_runs_does_not():
+    report = a_report(request=a_request(8, requested=4099, effective=512))
+    assert accepted(report) == (report, ())
+
+
+@pytest.mark.parametrize(
+    ("report", "want_refusal"),
+    [
+        pytest.param(a_report(1), "it is of tiny-lm-1", id="another pod"),
+        pytest.param(a_report(uid="older"), "it is of tiny-lm-0 (older)", id="an earlier pod"),
+        pytest.param(a_report(round=4), "round 4 is above the newest round 3", id="future round"),
+        pytest.param(
+            a_report(progress={"step": 1, "samples": 1, "round": 9}),
+            "progress.round 9",
+            id="progress in a future round",
+        ),
+        pytest.param(
+            a_report(failure={"round": 9, "incarnation": "i0", "cause": "Signal"}),
+            "failure.round 9",
+            id="failure in a future round",
+        ),
+    ],
+)
+def test_a_report_that_cannot_be_true_does_not_count(report, want_refusal):
+    got, refusals = accepted(report)
+    assert got is None
+    assert [want_refusal in refusal for refusal in refusals] == [True]
+
+
+def test_a_lost_membership_is_learned_from_reports():
+    report = a_report(round=41)
+    assert accepted(report, newest_round=0) == (report, ())
+    got, refusals = accepted(a_report(round=2**40), newest_round=0)
+    assert (got, len(refusals)) == (None, 1)
+
+
+def test_each_pod_stands_with_the_report_of_its_own_uid():
+    observed = Observed(
+        job=a_job(),
+        membership=Membership(round=3),
+        reports={
+            "tiny-lm-0": a_report(),
+            "tiny-lm-1": a_report(1, uid="earlier"),
+            "tiny-lm-2": a_report(2, round=7),
+            "tiny-lm-9": a_report(9),
+        },
+        pods=(a_pod(), a_pod(1), a_pod(2)),
+    )
+    standings, refusals = accept_reports(observed)
+    assert [standing.report for standing in standings] == [a_report(), None, None]
+    assert refusals == ("report of tiny-lm-2: round 7 is above the newest round 3",)
+
+
+@pytest.mark.parametrize(
+    ("pod", "report", "want_warm"),
+    [
+        pytest.param({}, {}, True, id="warm, whatever its Ready condition says"),
+        pytest.param({"ready": True}, {"phase": PodPhase.STARTING}, False, id="ready but cold"),
+        pytest.param({}, {"phase": PodPhase.TRAINING}, True, id="training"),
+        pytest.param({}, {"phase": PodPhase.WAITING}, True, id="waiting with its state"),
+        pytest.param({}, {"port": None}, False, id="no store to offer"),
+        pytest.param({}, {"leaving": True}, False, id="told to end"),
+        pytest.param({"deleting": True}, {}, False, id="being deleted"),
+        pytest.param({"exit_code": 0}, {}, False, id="ended"),
+        pytest.param({"phase": Phase.FAILED}, {}, False, id="failed without an exit code"),
+        pytest.param({}, {"phase": PodPhase.LEFT}, False, id="left"),
+    ],
+)
+def test_a_pod_is_warm_by_its_report_alone(pod, report, want_warm):
+    assert Standing(pod=a_pod(**pod), report=a_report(**report)).is_warm is want_warm
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "want_compatible"), [(1, 1, True), (1, 3, True), (2, 3, False)]
+)
+def test_a_pod_says_which_protocols_it_speaks(oldest, newest, want_compatible):
+    report = a_report(protocols={"oldest": oldest, "newest": newest})
+    assert Standing(pod=a_pod(), report=report).is_compatible is want_compatible
