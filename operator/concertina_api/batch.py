@@ -6,6 +6,7 @@ of a step, `b = m N` the global batch, `W` the world size. The identity printed 
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from concertina_api.errors import InvalidJob
 
@@ -26,12 +27,25 @@ def accumulation(num_micro_batches: int, world_size: int) -> int:
     return -(-num_micro_batches // world_size)
 
 
-def micro_batches_of_rank(num_micro_batches: int, world_size: int, rank: int) -> Iterator[int]:
-    """Numbers of the real micro-batches of `rank`: rank, rank + W, ... below N.
+class Slot(NamedTuple):
+    """One forward and backward pass of a worker in a step."""
 
-    Ranks with fewer than `accumulation(N, W)` of them fill up with zero-weight repeats.
+    number: int
+    """Which of the step's N micro-batches runs."""
+    real: bool
+    """False for a repeat, which counts with weight zero and keeps collectives in step."""
+
+
+def slots_of(num_micro_batches: int, *, world_size: int, rank: int) -> tuple[Slot, ...]:
+    """What a worker runs in a step: micro-batches rank, rank + W, ... below N, then repeats.
+
+    All workers have `accumulation(N, W)` slots. A repeat is the worker's latest real micro-batch,
+    which is still at hand; a worker without any repeats another's.
     """
-    return iter(range(rank, num_micro_batches, world_size))
+    numbers = range(rank, num_micro_batches, world_size)
+    spare = accumulation(num_micro_batches, world_size) - len(numbers)
+    again = numbers[-1] if numbers else rank % num_micro_batches
+    return (*(Slot(number, real=True) for number in numbers), *[Slot(again, real=False)] * spare)
 
 
 def workers_for(num_micro_batches: int, max_accumulation: int) -> int:

@@ -9,12 +9,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from concertina_trainer.sharding.collect import buffer_names, parameter_names
-
-
-def plain_name(name: str) -> str:
-    """As sharding.collect names tensors: without what compiling and recomputation add."""
-    return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
+from concertina_trainer.sharding.collect import buffer_names, parameter_names, plain_name
 
 
 def state_names(model: nn.Module) -> dict[str, str]:

@@ -20,7 +20,7 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Self
 
-from concertina_api.batch import identity, last_batch, num_micro_batches
+from concertina_api.batch import identity, last_batch, num_micro_batches, slots_of
 from concertina_api.errors import RoundFailed, TrainingFailed
 from concertina_api.v1alpha1 import Intent, JobSpec, Membership, PodPhase
 from concertina_trainer.agent.mailbox import membership_inbox, notice_inbox
@@ -422,6 +422,8 @@ class Session:
             micro_batch_seconds=result.micro_batch_seconds,
             stopped=before.stopped or result.agreement.stop,
         )
+        if before.step == 0:
+            self.keeper.hold()  # refuses state that could not move, before anything is lost
         self._aim_on()
         waited, self._waited = self._loader.wait_seconds - self._waited, self._loader.wait_seconds
         facts = StepFacts(
@@ -452,8 +454,9 @@ class Session:
         first = []
         for start in (samples, samples + batch):
             count = min(batch, last_batch(max(self._total_samples - start, 0), m)) // m
-            first += [start + number * m for number in range(rank, count, world_size)]
-        self._loader.aim(first)
+            slots = slots_of(count, world_size=world_size, rank=rank) if count else ()
+            first += [start + slot.number * m for slot in slots]
+        self._loader.aim(list(dict.fromkeys(first)))
 
     # Evaluation and the end
 

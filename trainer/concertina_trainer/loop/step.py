@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from concertina_api.batch import accumulation
+from concertina_api.batch import accumulation, slots_of
 from concertina_api.errors import InvalidJob, TrainingFailed
 from concertina_api.v1alpha1 import GradientSync, Training
 from concertina_trainer.data.loader import Loader
@@ -129,22 +129,20 @@ class Step:
     def micro_batches(self) -> Iterator[Any]:
         """This worker's micro-batches, then repeats of one with weight zero."""
         geometry, groups = self.geometry, self._world.live.groups
-        for slot in range(self.slots):
-            if slot % self._beat_every == 0:
-                agreement = self._world.control.beat(self._flags(self.slots - slot))
-                if slot > 0 and agreement.abandon:
+        slots = slots_of(geometry.num_micro_batches, world_size=groups.world_size, rank=groups.rank)
+        for index, slot in enumerate(slots):
+            if index % self._beat_every == 0:
+                agreement = self._world.control.beat(self._flags(len(slots) - index))
+                if index > 0 and agreement.abandon:
                     self._abandon()
                     return
-            number = slot * groups.world_size + groups.rank
-            self._real = number < geometry.num_micro_batches
-            if not self._real:
-                number = groups.rank % geometry.num_micro_batches
-            self._synchronize(last=slot == self.slots - 1)
-            first = geometry.first_sample + number * geometry.micro_batch_size
+            self._real = slot.real
+            self._synchronize(last=index == len(slots) - 1)
+            first = geometry.first_sample + slot.number * geometry.micro_batch_size
             batch = self._world.loader.get(first)
             torch.manual_seed(seed_of(geometry.seed, first))
             yield on_device(batch, self._world.device)
-            if self.slots_done != slot + 1:
+            if self.slots_done != index + 1:
                 raise TrainingFailed("each micro-batch needs exactly one call of step.backward")
 
     def backward(self, loss: Loss) -> None:

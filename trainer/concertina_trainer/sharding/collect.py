@@ -24,12 +24,12 @@ _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 
 def parameter_names(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters by name, tied ones once, without the names that wrappers add."""
-    return {_plain(name): parameter for name, parameter in model.named_parameters()}
+    return {plain_name(name): parameter for name, parameter in model.named_parameters()}
 
 
 def buffer_names(model: nn.Module) -> dict[str, torch.Tensor]:
     """Buffers by name, also those that a state dict leaves out."""
-    return {_plain(name): buffer for name, buffer in model.named_buffers()}
+    return {plain_name(name): buffer for name, buffer in model.named_buffers()}
 
 
 def hold(
@@ -104,7 +104,8 @@ def local_rows(name: str, parameter: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A tensor's name without what compiling and recomputation add."""
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     return name

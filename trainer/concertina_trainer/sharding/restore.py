@@ -17,7 +17,7 @@ from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import Precision
 from concertina_trainer.sharding.collect import buffer_names, local_rows, parameter_names
 from concertina_trainer.sharding.state import Entry, Holding, Kind
-from concertina_trainer.task import Task
+from concertina_trainer.task import Task, build
 
 
 def build_sharded(
@@ -25,8 +25,7 @@ def build_sharded(
 ) -> nn.Module:
     """The task's model, sharded over `mesh`, with uninitialised rows on `device`."""
     with torch.device("meta"):
-        model = task.build()
-    model = task.prepare(model)
+        model = build(task).model
     task.shard(model, mesh, precision=precision)
     model.to_empty(device=device)
     for name, parameter in parameter_names(model).items():
@@ -54,30 +53,49 @@ def build_whole(task: Task, *, seed: int) -> Holding:
     Random initialisation of sharded tensors would depend on the world size, so the first leader
     builds everything under the seed and the rows are scattered like in any other resize.
     """
-    torch.manual_seed(seed)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
-        model = task.prepare(task.build())
-    parameters = parameter_names(model)
-    tensors = {f"model/{name}": value.detach() for name, value in parameters.items()}
-    tensors |= {f"buffer/{name}": value.detach() for name, value in buffer_names(model).items()}
-    return whole(tensors)
+        model = build(task).model
+    return whole({name: value.detach() for name, value in state_tensors(model).items()})
 
 
 def whole(tensors: Mapping[str, torch.Tensor]) -> Holding:
     """Full tensors as a state held by a world of one worker, before the first step."""
+    return first_part(tensors, shapes=tensors, world_size=1, rank=0)
+
+
+def first_part(
+    rows: Mapping[str, torch.Tensor],
+    *,
+    shapes: Mapping[str, torch.Tensor],
+    world_size: int,
+    rank: int,
+) -> Holding:
+    """What `rank` holds before the first step; `shapes` are the full tensors, perhaps on meta."""
     entries = {
         name: Entry(
             name=name,
             kind=Kind.REPLICATED if name.startswith("buffer/") else Kind.SHARDED,
-            dtype=tensor.dtype,
+            dtype=rows[name].dtype,
             shape=tuple(tensor.shape),
         )
-        for name, tensor in tensors.items()
+        for name, tensor in shapes.items()
     }
     return Holding(
-        round=0, step=0, world_size=1, rank=0, entries=entries, tensors=tensors, extra={}
+        round=0,
+        step=0,
+        world_size=world_size,
+        rank=rank,
+        entries=entries,
+        tensors={name: rows[name] for name in entries},
+        extra={},
     )
+
+
+def state_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by the names of their entries."""
+    parameters = {f"model/{name}": value for name, value in parameter_names(model).items()}
+    return parameters | {f"buffer/{name}": value for name, value in buffer_names(model).items()}
 
 
 def fill_model(model: nn.Module, tensors: MutableMapping[str, torch.Tensor]) -> None:
