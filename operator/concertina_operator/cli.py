@@ -19,11 +19,20 @@ import click
 
 from concertina_api.errors import ConcertinaError, InvalidJob, MissingPackage
 from concertina_api.v1alpha1 import AdaptiveTrainingJob
+from concertina_operator.local.record import Outcome
 from concertina_operator.manifest_file import load_job
 
 _COMMANDS: Final = "concertina.commands"
 _DISTRIBUTION: Final = "concertina-training"
 _INTERRUPTED: Final = 130
+
+_CLOSING: Final = {
+    Outcome.COMPLETED: "completed: {path}/summary.json, {path}/plot.png",
+    Outcome.INTERRUPTED: "interrupted: run the same command again to go on from {path}",
+    Outcome.FAILED: "failed: the agents' logs are {path}/pods/*/agent.log",
+    Outcome.INVALID: "failed: mend the job; the agents' logs are {path}/pods/*/agent.log",
+}
+"""The last line of a run."""
 
 _Manifest: Final = click.argument("manifest", type=click.Path(path_type=Path))
 
@@ -110,7 +119,7 @@ def run(
             settings=Settings(metrics_port=metrics_port),
         )
     _plot_if_possible(path)
-    click.echo(f"{outcome}: {path}/summary.json")
+    click.echo(_CLOSING[outcome].format(path=path))
     sys.exit(outcome.exit_code)
 
 

@@ -163,6 +163,7 @@ def test_a_real_run_grows_stops_by_ctrl_c_and_goes_on_where_it_was(tmp_path: Pat
     assert stopped["outcome"] == "interrupted"
     assert _processes_of(run_dir) == []
 
+    manifest.write_text(TINY.replace("max: 2}", "max: 1}"))  # any world size goes on
     more = ["--samples", str(stopped["samples"] + 160)]
     again = subprocess.run([*command, *more], env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stdout + again.stderr

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from pydantic import ValidationError
+
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import (
     AdaptiveTrainingJob,
@@ -138,9 +140,21 @@ def _holds(status: JobStatus, kind: ConditionType) -> bool:
 
 
 def _first_status(directory: RunDirectory) -> JobStatus:
-    """A new shell's status: pods, reports and members are gone, but rounds go on rising."""
+    """A new shell's status: pods, reports and members are gone, rounds go on rising.
+
+    The batch of the last shell is kept, so that as many pods start as it had asked for.
+    """
     last = read_membership(directory.membership)
+    # The trainer's requests may count from an older checkpoint: all of them are news.
+    batch = _last_status(directory).batch.model_copy(update={"sequence": 0})
     directory.membership.unlink(missing_ok=True)
     for path in directory.report("any").parent.glob("*.json"):
         path.unlink()
-    return JobStatus(round=last.round if last else 0)
+    return JobStatus(round=last.round if last else 0, batch=batch)
+
+
+def _last_status(directory: RunDirectory) -> JobStatus:
+    try:
+        return JobStatus.model_validate_json(directory.status.read_bytes())
+    except (OSError, ValidationError):
+        return JobStatus()

@@ -97,15 +97,18 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     interrupts = Interrupts()
     notes = Notes()
     with in_background(tmp_path, job=job, notes=notes, interrupts=interrupts) as outcomes:
-        wait_until(lambda: (tmp_path / "checkpoints" / "state.json").exists())
+        wait_until(lambda: notes.of(Topic.GROW))
+        wait_until(lambda: any(len(view.pods) == 2 for view in notes.views))
         interrupts.request()
     assert outcomes == [Outcome.INTERRUPTED]
     first = json.loads((tmp_path / "summary.json").read_text())
     assert notes.views[-1].stopping
     round_before = json.loads((tmp_path / "membership.json").read_text())["spec"]["round"]
 
-    shorter = a_local_job(samples=first["samples"] + 80)
-    assert a_run(tmp_path, shorter) is Outcome.COMPLETED
+    longer = a_local_job(samples=first["samples"] + 3200)
+    again = Notes()
+    assert a_run(tmp_path, longer, notes=again) is Outcome.COMPLETED
+    assert "-> wants 2 pods" in again.of(Topic.PLAN)[0]  # as the batch had asked for
 
     steps = surviving_steps(read_rows(tmp_path / "steps.jsonl"))
     assert [row.step for row in steps] == list(range(1, len(steps) + 1))
