@@ -43,7 +43,6 @@ from concertina_trainer.schedule.estimator import StepStatistics
 from concertina_trainer.schedule.learning_rate import learning_rate
 from concertina_trainer.sharding.collect import buffer_names
 from concertina_trainer.statistics.buffers import BufferMean
-from concertina_trainer.statistics.probe import GradientProbe
 from concertina_trainer.task import Task
 
 log = logging.getLogger(__name__)
@@ -256,7 +255,6 @@ class Session:
         assert live is not None
         self._world = World(
             live=live,
-            probe=GradientProbe(live.model),
             buffers=BufferMean(buffer_names(live.model)),
             control=Control(live.groups.control),
             loader=self._loader,

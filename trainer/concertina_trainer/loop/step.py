@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -47,16 +48,20 @@ class Geometry:
         return self.num_micro_batches * self.micro_batch_size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class World:
     """What the steps of one round run with."""
 
     live: Live
-    probe: GradientProbe
     buffers: BufferMean
     control: Control
     loader: Loader
     device: torch.device
+
+    @cached_property
+    def probe(self) -> GradientProbe:
+        """Attached in the round's first step, because that gathers every parameter: a collective."""
+        return GradientProbe(self.live.model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +135,7 @@ class Step:
         """This worker's micro-batches, then repeats of one with weight zero."""
         geometry, groups = self.geometry, self._world.live.groups
         slots = slots_of(geometry.num_micro_batches, world_size=groups.world_size, rank=groups.rank)
+        self._world.probe  # noqa: B018 - attached by all ranks at the same place
         for index, slot in enumerate(slots):
             if index % self._beat_every == 0:
                 agreement = self._world.control.beat(self._flags(len(slots) - index))
