@@ -16,7 +16,7 @@ from concertina_operator.backoff import AFTER_GIVING_BACK, backoff
 from concertina_operator.conditions import Claim, holds
 from concertina_operator.departures import InForce
 from concertina_operator.pods import PodChanges, cleanup, pod_changes
-from concertina_operator.rounds import NextRound, RoundReason, dismissed
+from concertina_operator.rounds import NextRound, RoundReason, concluded, dismissed
 from concertina_operator.situation import Situation
 from concertina_operator.sizing import smallest_size
 
@@ -115,7 +115,8 @@ def completed(situation: Situation) -> Course:
 
 def finishing(situation: Situation) -> Course:
     """The leader is finished: the others exit too; who does not in time is deleted."""
-    following = _dismissed(situation, intent=Intent.STOP)
+    assert situation.membership is not None
+    following = concluded(situation.membership, number=situation.number)
     limit = timedelta(seconds=situation.spec.scaling.leave_deadline_seconds)
     left = (in_force(situation, following).since or situation.now) + limit - situation.now
     slow = tuple(

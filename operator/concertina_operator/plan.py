@@ -28,6 +28,7 @@ INTENTIONS = (
     "retry",
     "waiting_since",
     "below_min_since",
+    "scaled_at",
     "state",
 )
 """Fields of the status that speak of actions, which a recommendation does not take."""

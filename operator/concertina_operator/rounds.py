@@ -68,6 +68,21 @@ def dismissed(
     return NextRound(membership=following, reason=RoundReason.DISMISSED, message=message)
 
 
+def concluded(present: Membership, *, number: int) -> NextRound:
+    """The round after the last: all samples are consumed, so all members stop.
+
+    Everyone stays listed, also who has ended already, because the list says whose end counts.
+    """
+    if not present.members:
+        message = f"round {present.round} waits for {_names(present.leaving)} to exit"
+        return NextRound(membership=present, reason=RoundReason.ROUND_OPEN, message=message)
+    following = _following(present, number=number, intent=Intent.STOP).model_copy(
+        update={"leaving": present.members}
+    )
+    message = f"round {number} has no members: {_names(present.members)} are finished and exit"
+    return NextRound(membership=following, reason=RoundReason.DISMISSED, message=message)
+
+
 def reopened(present: Membership | None, there: Attendance, *, number: int) -> NextRound | None:
     """After a suspension: an empty round that says Run, so that new pods do not exit at once.
 

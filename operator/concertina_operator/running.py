@@ -22,8 +22,7 @@ def running(situation: Situation) -> Course:
     """Train with what is there, and get or give back pods until it is what is wanted."""
     wanted = situation.size.wanted
     waiting_since = situation.before.waiting_since or situation.now
-    overdue_in = _overdue_in(situation)
-    verdict = _verdict(situation, overdue_in)
+    verdict = _verdict(situation)
     retry = _retry_after_failures(situation)
     following = _next_round(situation, verdict, retry, waiting_for=situation.now - waiting_since)
     force = in_force(situation, following)
@@ -47,7 +46,7 @@ def running(situation: Situation) -> Course:
     waits = [moment - situation.now for moment in _deadlines(situation, below_since)]
     if not trains:
         waits.append(waiting_since + situation.ready_deadline - situation.now)
-    waits += [overdue_in] if overdue_in is not None else []
+    waits += [_commit_left(situation, force) or timedelta(0)]
     waits += [verdict.requeue_after] if verdict is not None and verdict.requeue_after else []
     return Course(
         state=state_of(situation, force, verdict, retry),
@@ -93,29 +92,32 @@ def _deadlines(situation: Situation, below_since: datetime | None) -> list[datet
     return [max(below_since, not_before) + situation.ready_deadline]
 
 
-def _overdue_in(situation: Situation) -> timedelta | None:
-    """Time until the round should have been acknowledged; None when it is, or has no members."""
-    membership = situation.membership
-    if membership is None or not membership.members or situation.there.committed:
+def _commit_left(situation: Situation, force: InForce) -> timedelta | None:
+    """Time until the round should be acknowledged; None when it is, or has no members."""
+    if force.membership is None or not force.members or force.committed:
         return None
     limit = commit_limit(
-        round_number=membership.round,
+        round_number=force.membership.round,
         committed_round=situation.status.committed_round,
         longest=situation.ready_deadline,
     )
-    return (situation.before.round_at or situation.now) + limit - situation.now
+    return (force.since or situation.now) + limit - situation.now
 
 
-def _verdict(situation: Situation, overdue_in: timedelta | None) -> Verdict | None:
+def _verdict(situation: Situation) -> Verdict | None:
     """What arbitration says; it is not asked while somebody is known to be lost or to leave."""
     membership, there = situation.membership, situation.there
     if membership is None or not membership.members or there.lost or there.leavers:
         return None
+    present = InForce(
+        membership=membership, committed=there.committed, since=situation.before.round_at
+    )
+    left = _commit_left(situation, present)
     return arbitrate(
         membership,
         situation.standings,
         committed=there.committed,
-        overdue=overdue_in is not None and overdue_in <= timedelta(0),
+        overdue=left is not None and left <= timedelta(0),
         probe_at=situation.before.probe_at,
         confirm=timedelta(seconds=situation.spec.scaling.loss_confirm_seconds),
         patience=situation.ready_deadline,

@@ -7,7 +7,7 @@ else. Pure: no I/O, no clock.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from concertina_api.v1alpha1 import ConditionType, JobSpec, JobStatus, Membership
+from concertina_api.v1alpha1 import ConditionType, JobSpec, JobStatus, Membership, Scaling
 from concertina_operator import ledger
 from concertina_operator.acceptance import Standing, accept_reports, known_round
 from concertina_operator.attendance import Attendance, attendance
@@ -88,7 +88,7 @@ def understand(observed: Observed, *, now: datetime) -> Situation:
         size=sizing(
             spec,
             effective=status.batch.effective,
-            wanted_before=before.pods.wanted,
+            wanted_before=_size_before(observed),
             granted=observed.granted,
             scaled_at=before.scaled_at,
             now=now,
@@ -99,6 +99,13 @@ def understand(observed: Observed, *, now: datetime) -> Situation:
         refusals=refusals,
         now=now,
     )
+
+
+def _size_before(observed: Observed) -> int:
+    """The size that the job has or is on its way to; nothing is on its way to a recommendation."""
+    if observed.job.spec.scaling.mode is Scaling.AUTO:
+        return observed.job.status.pods.wanted
+    return len(observed.membership.members) if observed.membership else 0
 
 
 def _books(observed: Observed, *, standings: tuple[Standing, ...], now: datetime) -> JobStatus:

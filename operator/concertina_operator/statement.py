@@ -103,21 +103,28 @@ def _round_times(situation: Situation, published: Membership | None) -> dict[str
 
 def _claims(situation: Situation, course: Course) -> Iterator[Claim]:
     """What the conditions say unless the course claims otherwise."""
-    size, status = situation.size, situation.before
+    status = situation.before
     for kind in (ConditionType.READY, ConditionType.PODS_READY, ConditionType.SUSPENDED):
         yield Claim(type=kind, holds=False, reason=course.state, message=course.message)
     yield _resizing(situation, course)
-    yield Claim(
-        type=ConditionType.REQUEST_SATISFIED,
-        holds=size.reason is SizingReason.SATISFIED,
-        reason=size.reason.value,
-        message=size.message,
-    )
+    yield _request_satisfied(situation, course)
     if any(standing.report is not None for standing in situation.standings):
         yield Claim(type=ConditionType.COMPATIBLE, holds=True, reason="SameProtocol")
     for kind in (ConditionType.COMPLETED, ConditionType.FAILED):
         if not holds(status, kind):
             yield Claim(type=kind, holds=False, reason=course.state)
+
+
+def _request_satisfied(situation: Situation, course: Course) -> Claim:
+    """Whether the job runs on the pods that its batch asks for."""
+    size, kind = situation.size, ConditionType.REQUEST_SATISFIED
+    force = in_force(situation, course.next)
+    number = len(force.members) if force.committed else 0
+    if size.reason is SizingReason.SATISFIED and number < size.wanted:
+        message = f"{size.message}, {number} of them train"
+        return Claim(type=kind, holds=False, reason="WaitingForPods", message=message)
+    holds_now = size.reason is SizingReason.SATISFIED
+    return Claim(type=kind, holds=holds_now, reason=size.reason.value, message=size.message)
 
 
 def _resizing(situation: Situation, course: Course) -> Claim:

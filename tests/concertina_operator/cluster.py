@@ -330,8 +330,8 @@ class FakeCluster:
     def kill(self, pod: FakePod, *, code: int = 137) -> None:
         pod.exit_code = code
 
-    def finish(self) -> None:
-        for pod in self.participants():
+    def finish(self, *, leader_only: bool = False) -> None:
+        for pod in self.participants()[: 1 if leader_only else None]:
             if pod is not None and pod.runs:
                 pod.phase, pod.finished, pod.exit_code = PodPhase.FINISHED, True, 0
 

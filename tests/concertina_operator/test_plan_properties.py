@@ -61,8 +61,8 @@ def happen(cluster: FakeCluster, name: str, value: Any) -> None:
         case "forget membership":
             cluster.membership = None
         case "finish":
-            if value == 0 and cluster.trains:
-                cluster.finish()
+            if value < 2 and cluster.trains:
+                cluster.finish(leader_only=value == 1)
         case "tick":
             cluster.now += value
         case "plan":

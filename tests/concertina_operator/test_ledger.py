@@ -1,0 +1,108 @@
+import pytest
+
+from concertina_api.v1alpha1 import BatchStatus, JobStatus, ProgressStatus
+from concertina_operator import ledger
+from concertina_operator.observed import Phase
+from tests.concertina_operator.factories import (
+    a_member,
+    a_membership,
+    a_report,
+    a_request,
+    a_spec,
+    a_standing,
+    at,
+)
+
+
+def a_progress(step, *, number=1, samples=0, **fields):
+    return {"step": step, "samples": samples, "round": number} | fields
+
+
+def an_acknowledgement(number, *, before, after):
+    return {
+        "round": number,
+        "worldSizeBefore": before,
+        "worldSize": after,
+        "step": 5,
+        "pauseSeconds": 0.3,
+        "phases": {"greet": 0.1, "exchange": 0.2},
+    }
+
+
+def test_only_pods_of_the_round_speak_for_the_job():
+    membership = a_membership(1, 0, leaving=(a_member(1),))
+    standings = [a_standing(0), a_standing(1), a_standing(2)]
+    reports = ledger.reports_of(membership, standings)
+    assert [report.pod for report in reports] == ["tiny-lm-0", "tiny-lm-1"]
+    assert ledger.reports_of(None, standings) == ()
+
+
+def batch(before, *reports, world_size=2):
+    return ledger.batch_status(before, spec=a_spec(), reports=reports, world_size=world_size)
+
+
+def test_the_newest_request_is_accepted():
+    reports = [a_report(0, request=a_request(3)), a_report(1, request=a_request(4, effective=128))]
+    got = batch(BatchStatus(effective=64, sequence=2), *reports)
+    assert (got.sequence, got.effective, got.accumulation) == (4, 128, 8)
+
+
+def test_without_a_request_the_last_one_holds_and_at_first_the_initial_batch():
+    assert batch(BatchStatus()).effective == 32
+    before = BatchStatus(requested=99, effective=64, sequence=2, reason="grown", accumulation=4)
+    assert batch(before) == before
+    assert batch(before, a_report(request=a_request(1, effective=32))) == before
+
+
+def test_progress_is_that_of_the_newest_round():
+    rolled_back = [
+        a_report(0, progress=a_progress(90, number=1)),
+        a_report(1, progress=a_progress(70, number=2)),
+    ]
+    assert ledger.newest_progress(rolled_back).step == 70
+    before = ProgressStatus(step=90)
+    assert ledger.progress_status(before, spec=a_spec(), reports=(), now=at(0)) == before
+
+
+@pytest.mark.parametrize(
+    ("rate", "want_seconds"), [(None, None), (0.0, None), (1000.0, 60.0), (1e-9, None)]
+)
+def test_the_end_is_foretold_from_the_present_rate(rate, want_seconds):
+    progress = a_progress(10, samples=40_000, samplesPerSecond=rate)
+    got = ledger.progress_status(
+        ProgressStatus(), spec=a_spec(), reports=[a_report(progress=progress)], now=at(0)
+    )
+    assert got.finishes_at == (None if want_seconds is None else at(want_seconds))
+
+
+def test_a_resize_is_counted_when_its_round_is_first_acknowledged():
+    report = a_report(acknowledged=an_acknowledgement(2, before=1, after=2))
+    before = JobStatus(committed_round=1, resizes=4)
+    resize, count = ledger.last_resize(before, reports=[report], reason="it grew", now=at(9))
+    assert (resize.from_world_size, resize.to_world_size, count) == (1, 2, 5)
+    assert (resize.pause_seconds, resize.reason, resize.at) == (0.3, "it grew", at(9))
+    assert ledger.committed_round(1, [report]) == 2
+    known = before.model_copy(update={"committed_round": 2, "last_resize": resize})
+    assert ledger.last_resize(known, reports=[report], reason="", now=at(10)) == (resize, 4)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 2)])
+def test_a_start_and_a_replacement_are_no_resizes(before, after):
+    report = a_report(acknowledged=an_acknowledgement(2, before=before, after=after))
+    assert ledger.last_resize(JobStatus(), reports=[report], reason="", now=at(0)) == (None, 0)
+
+
+def test_gpu_seconds_grow_while_pods_run():
+    standings = [a_standing(0), a_standing(1, pod={"exit_code": 0, "phase": Phase.SUCCEEDED})]
+    before = JobStatus(gpu_seconds=10.0, gpu_counted_at=at(0))
+    got = ledger.gpu_seconds(before, standings=standings, workers_per_pod=4, now=at(5))
+    assert got == 10.0 + 4 * 5
+    first = ledger.gpu_seconds(JobStatus(), standings=standings, workers_per_pod=4, now=at(5))
+    assert first == 0.0
+
+
+def test_active_time_is_what_was_before_plus_the_present_stretch():
+    status = JobStatus(active_seconds=30.0, active_since=at(100))
+    assert ledger.active_time(status, now=at(110)).total_seconds() == 40
+    paused = JobStatus(active_seconds=30.0)
+    assert ledger.active_time(paused, now=at(110)).total_seconds() == 30
