@@ -6,11 +6,8 @@ from tests import worlds
 
 def beats(flags_by_rank):
     control = Control(dist.new_group(backend="gloo"))
-    found = []
-    for flags in flags_by_rank[dist.get_rank()]:
-        found.append(control.beat(flags))
-    found.append(control.collect())
-    return found
+    found = [control.beat(flags) for flags in flags_by_rank[dist.get_rank()]]
+    return [*found, control.collect()]
 
 
 def test_a_round_counts_when_all_have_seen_it_and_a_flag_when_anyone_raised_it():

@@ -51,7 +51,7 @@ def test_a_buffer_that_cannot_be_averaged_is_refused_by_name():
     mean = BufferMean({"seen": flag})
     flag.logical_not_()
 
-    with pytest.raises(InvalidJob, match="buffer seen of type torch.bool changes"):
+    with pytest.raises(InvalidJob, match=r"buffer seen of type torch\.bool changes"):
         mean.end_micro_batch(weight=1.0)
 
 
