@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 MAX_WORLD_SIZE = 4
@@ -29,7 +30,10 @@ _GRACE_SECONDS = 5.0
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed.fsdp", "pytest", "hypothesis"])
+# The server finds the preloaded module by its environment, not by this process's path.
+_ROOT = str(Path(__file__).parent.parent)
+os.environ["PYTHONPATH"] = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
+_context.set_forkserver_preload(["tests.preload", "pytest", "hypothesis"])
 
 
 class WorldFailed(AssertionError):

@@ -56,6 +56,23 @@ def test_a_series_of_resizes_leaves_samples_and_losses_alone(tmp_path, optimizer
     assert reference.losses[-1] != pytest.approx(reference.losses[0], abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param({"checkpointed": True}, id="activation checkpointing"),
+        # The inductor compiles for half a minute on a slow machine.
+        pytest.param({"compiled": True}, id="torch.compile", marks=pytest.mark.matrix),
+    ],
+)
+def test_wrapped_blocks_go_through_resizes(tmp_path, config):
+    job = document(4, **config)
+    reference = play(document(4), tmp_path / "plain", {0: [0]})
+    resized = play(job, tmp_path / "resized", {0: [0], 3: [0, 1], 6: [1]})
+
+    assert {row["world_size"] for row in resized.steps} == {1, 2}
+    assert max(differences(resized, reference)) <= 1e-5
+
+
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 @pytest.mark.parametrize(
     "config",

@@ -80,6 +80,28 @@ def test_a_holder_killed_at_any_point_returns_all_to_the_checkpoint(tmp_path, vi
         assert fleet.pods[members[0]].status.progress.step > 0
 
 
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(point, marks=[] if point == "exchange" else pytest.mark.matrix)
+        for point in ("greet", "open", "exchange")
+    ],
+)
+def test_a_leaver_killed_before_it_handed_over_is_a_loss_like_any_other(tmp_path, point):
+    job = long_job(checkpoint={"path": "checkpoints", "everySeconds": 0})
+    with Fleet(tmp_path, job) as fleet:
+        fleet.start("a")
+        fleet.start("b", kill_at=(2, point))
+        fleet.publish(["a", "b"])
+        fleet.wait(lambda: (tmp_path / "checkpoints" / "latest").exists(), "a checkpoint")
+        fleet.publish(["a"], leaving=["b"])
+        fleet.pods["b"].process.join(60)
+        assert fleet.pods["b"].process.exitcode == -9
+        newest = fleet.publish(["a"], lost=["b"])
+        fleet.wait_round(newest.round, ["a"])
+        stop(fleet, ["a"])
+
+
 def test_a_newer_round_in_the_middle_wins_and_rounds_may_be_skipped(tmp_path):
     with Fleet(tmp_path, long_job(samples=800)) as fleet:
         fleet.start("a", "b", "c")

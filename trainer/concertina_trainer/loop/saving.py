@@ -11,6 +11,7 @@ from pathlib import Path
 from concertina_api.v1alpha1 import JobSpec, Membership, SavedCheckpoint
 from concertina_trainer.checkpoint.format import origin
 from concertina_trainer.checkpoint.writer import Writer
+from concertina_trainer.rounds.watch import present
 from concertina_trainer.sharding.state import Holding
 
 FINAL_SAVE_SECONDS = 600.0
@@ -29,13 +30,20 @@ class Saver:
         self._may_publish = may_publish
         self._writer = Writer(self.path, job=job, keep=spec.checkpoint.keep)
         self._origin = ""
+        self._workers: frozenset[str] = frozenset()
         self._leads = False
         self._last = time.monotonic()
         self.blocking_seconds: float | None = None
         """How long the loop waited for the newest copy."""
 
     def enter(self, membership: Membership, *, rank: int) -> None:
-        """From now on saves belong to this round."""
+        """From now on saves belong to this round.
+
+        A save that is still written goes on, unless it waits for somebody who is gone.
+        """
+        if not self._workers <= present(membership):
+            self._writer.abandon()
+        self._workers = frozenset(membership.workers())
         self._origin = origin(membership.workers())
         self._leads = rank == 0
 
