@@ -151,7 +151,7 @@ def test_a_real_run_grows_stops_by_ctrl_c_and_goes_on_where_it_was(tmp_path: Pat
     with (tmp_path / "output").open("w") as output:
         shell = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         try:
-            wait_until(lambda: shell.poll() is not None or 2 in _world_sizes(run_dir), seconds=90)
+            wait_until(lambda: shell.poll() is not None or 2 in _world_sizes(run_dir), seconds=150)
             shell.send_signal(signal.SIGINT)
             told = (tmp_path / "output").read_text
             assert shell.wait(60) == 130, told()

@@ -7,11 +7,14 @@ control characters, which could drive a terminal, are replaced.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from concertina_api.batch import accumulation
-from concertina_api.v1alpha1 import Failure, LastResize, Resize
+from concertina_api.v1alpha1 import Resize
 from concertina_operator.actions import Event, EventType
 from concertina_operator.local.record import DecisionRow, EvaluationRow, Row, StepRow
+
+_FAILURES: Final = ("WorkerFailed", "BackoffLimitExceeded", "DeadlineExceeded", "InvalidJob")
 
 
 class Topic(StrEnum):
@@ -61,6 +64,8 @@ def lines_of_row(row: Row) -> Iterator[Line]:
 def line_of_event(event: Event) -> Line:
     """An event of the plan."""
     topic = Topic.WARNING if event.type is EventType.WARNING else Topic.PLAN
+    if event.reason in _FAILURES:
+        topic = Topic.FAILURE
     return Line(topic=topic, text=clean(event.message))
 
 
@@ -75,13 +80,6 @@ def line_of_resize(resize: Resize) -> Line:
         text=f"round {resize.round}: {workers} after step {resize.step},"
         f" pause {resize.pause_seconds:.2f} s{f' ({phases})' if phases else ''}",
     )
-
-
-def line_of_failure(pod: str, failure: Failure) -> Line:
-    """A worker that ended when it should not have."""
-    rank = f" rank {failure.rank}" if failure.rank >= 0 else ""
-    message = clean(failure.message) or failure.cause.value
-    return Line(topic=Topic.FAILURE, text=f"{pod}{rank} in round {failure.round}: {message}")
 
 
 def line_of_progress(
@@ -108,12 +106,6 @@ def phases_text(phases: Mapping[str, float]) -> str:
     return ", ".join(
         f"{clean(name)} {value:.2f}" for name, value in phases.items() if value >= 0.01
     )
-
-
-def pause_text(resize: LastResize) -> str:
-    """The newest resize, shortly."""
-    pause = "?" if resize.pause_seconds is None else f"{resize.pause_seconds:.2f} s"
-    return f"{pause} ({resize.from_world_size} -> {resize.to_world_size} workers)"
 
 
 def loss_text(loss: float | None) -> str:

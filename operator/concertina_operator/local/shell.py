@@ -21,6 +21,7 @@ from concertina_api.v1alpha1 import (
     Scaling,
 )
 from concertina_operator.actions import Plan
+from concertina_operator.conditions import condition, holds
 from concertina_operator.local.apply import apply
 from concertina_operator.local.directory import RunDirectory
 from concertina_operator.local.display import Display
@@ -113,7 +114,7 @@ def _loop(
         replace_text(directory.status, decided.status.model_dump_json(by_alias=True, indent=1))
         apply(decided.actions, directory=directory, pods=pods)
         story.tell(observed, decided)
-        outcome = _outcome(observed, decided, story=story)
+        outcome = _outcome(observed, decided)
         if outcome is not None:
             now = time.monotonic()
             over_since = over_since or now
@@ -123,20 +124,17 @@ def _loop(
     return Outcome.INTERRUPTED
 
 
-def _outcome(observed: Observed, decided: Plan, *, story: Story) -> Outcome | None:
+def _outcome(observed: Observed, decided: Plan) -> Outcome | None:
     """How the run ends, once the plan says that it does."""
     status = decided.status
-    if _holds(status, ConditionType.COMPLETED):
+    if holds(status, ConditionType.COMPLETED):
         return Outcome.COMPLETED
-    if _holds(status, ConditionType.FAILED):
-        mistaken = any(failure.permanent for failure in story.failures)
+    if holds(status, ConditionType.FAILED):
+        failed = condition(status, ConditionType.FAILED)
+        mistaken = failed is not None and failed.reason == "InvalidJob"
         return Outcome.INVALID if mistaken else Outcome.FAILED
     stopped = observed.job.spec.suspend and all(pod.ended for pod in observed.pods)
     return Outcome.INTERRUPTED if stopped and not decided.actions else None
-
-
-def _holds(status: JobStatus, kind: ConditionType) -> bool:
-    return any(item.type is kind and item.status == "True" for item in status.conditions)
 
 
 def _first_status(directory: RunDirectory) -> JobStatus:

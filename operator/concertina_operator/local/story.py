@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from concertina_api.v1alpha1 import Failure, PodPhase, Report, Resize
+from concertina_api.v1alpha1 import PodPhase, Report, Resize
 from concertina_operator.actions import Plan
 from concertina_operator.local.directory import RunDirectory
 from concertina_operator.local.display import Display, PodView, View
@@ -19,7 +19,6 @@ from concertina_operator.local.files import replace_text
 from concertina_operator.local.narrate import (
     Line,
     line_of_event,
-    line_of_failure,
     line_of_resize,
     lines_of_row,
 )
@@ -54,12 +53,6 @@ class Story:
         self._evaluation: EvaluationRow | None = None
         self._resize: Resize | None = None
         self._phases: dict[int, Mapping[str, float]] = {}
-        self._failures: dict[tuple[str, str], Failure] = {}
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """All failures that pods have reported."""
-        return tuple(self._failures.values())
 
     def say(self, line: Line) -> None:
         """A line for the display and for the log of the run."""
@@ -72,10 +65,7 @@ class Story:
     def tell(self, observed: Observed, decided: Plan) -> None:
         """Tells what is new since the last call and shows the present."""
         self._tell_record()
-        for pod, report in observed.reports.items():
-            if report.failure and (pod, report.failure.incarnation) not in self._failures:
-                self._failures[pod, report.failure.incarnation] = report.failure
-                self.say(line_of_failure(pod, report.failure))
+        for report in observed.reports.values():
             committed = report.acknowledged
             if committed and (self._resize is None or committed.round > self._resize.round):
                 self._resize = committed

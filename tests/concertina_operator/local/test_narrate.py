@@ -2,7 +2,7 @@
 
 import pytest
 
-from concertina_api.v1alpha1 import Failure, FailureCause, Resize
+from concertina_api.v1alpha1 import Resize
 from concertina_operator.actions import Event, EventType
 from concertina_operator.local.narrate import (
     Line,
@@ -10,7 +10,6 @@ from concertina_operator.local.narrate import (
     clean,
     duration_text,
     line_of_event,
-    line_of_failure,
     line_of_progress,
     line_of_resize,
     lines_of_row,
@@ -67,16 +66,17 @@ def test_a_start_is_told_with_the_source_of_its_state() -> None:
     assert "1 worker(s) from checkpoint after step 0" in line_of_resize(resize).text
 
 
-def test_a_failure_is_told_on_one_line() -> None:
-    failure = Failure(
-        round=2, incarnation="i", rank=1, cause=FailureCause.EXCEPTION, message="a\nb\x1b[2J"
-    )
-    assert line_of_failure("tiny-1", failure).text == "tiny-1 rank 1 in round 2: a b [2J"
-
-
-def test_a_warning_of_the_plan_is_a_warning() -> None:
-    event = Event(type=EventType.WARNING, reason="MemberLost", message="tiny-1 is lost")
-    assert line_of_event(event) == Line(topic=Topic.WARNING, text="tiny-1 is lost")
+@pytest.mark.parametrize(
+    ("kind", "reason", "want"),
+    [
+        pytest.param(EventType.NORMAL, "PodsCreated", Topic.PLAN, id="decision"),
+        pytest.param(EventType.WARNING, "MemberLost", Topic.WARNING, id="warning"),
+        pytest.param(EventType.WARNING, "WorkerFailed", Topic.FAILURE, id="failure"),
+    ],
+)
+def test_an_event_is_told_on_one_line(kind: EventType, reason: str, want: Topic) -> None:
+    event = Event(type=kind, reason=reason, message="tiny-1: a\nb\x1b[2J")
+    assert line_of_event(event) == Line(topic=want, text="tiny-1: a b [2J")
 
 
 def test_progress_is_told_with_the_time_left() -> None:
