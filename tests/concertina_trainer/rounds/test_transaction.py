@@ -180,14 +180,31 @@ def test_fifty_seeded_instants_of_death(tmp_path, seed):
         fleet.publish(["a", "b"])
         fleet.wait(lambda: (tmp_path / "checkpoints" / "latest").exists(), "a checkpoint")
         victim = generator.choice(["a", "b", "c"])
-        fleet.publish(["b", "c"] if generator.random() < 0.5 else ["a", "b", "c"], leaving=[])
+        leavers = generator.choice([[], ["a"]])
+        members = [name for name in ("a", "b", "c") if name not in leavers]
+        fleet.publish(members, leaving=leavers)
         instant = time.monotonic() + generator.random() * 0.4
         while time.monotonic() < instant:
             pass  # the instant itself is what is tested
-        fleet.kill(victim)
-        left = [name for name in ("a", "b", "c") if name != victim]
-        alive = [name for name in left if fleet.pods[name].process.is_alive()]
-        newest = fleet.publish(alive, lost=[victim])
-        fleet.wait_round(newest.round, alive)
-        fleet.wait_end(*alive)
+        if fleet.pods[victim].process.is_alive():
+            fleet.kill(victim)
+        members = [name for name in members if name != victim]
+        settle(fleet, members, [name for name in leavers if name != victim])
+        fleet.wait_end(*members)
         assert_every_sample_once(fleet)
+
+
+def settle(fleet, members, leavers):
+    """Publish until the members train without waiting for a leaver that has ended."""
+    newest = fleet.publish(members, leaving=leavers)
+
+    def arrived():
+        statuses = [fleet.pods[name].status for name in members]
+        return all(s.round == newest.round and s.phase is not PodPhase.WAITING for s in statuses)
+
+    def ended():
+        return any(not fleet.pods[name].process.is_alive() for name in leavers)
+
+    fleet.wait(lambda: arrived() or ended(), "the members train, or a leaver has ended")
+    if not arrived():
+        fleet.wait_round(fleet.publish(members).round, members)

@@ -20,7 +20,7 @@ from concertina_trainer.loop.status import StatusBoard
 from concertina_trainer.loop.step import Geometry, StepResult
 from concertina_trainer.rounds.phases import Phases
 from concertina_trainer.rounds.transaction import Entered, announce
-from concertina_trainer.schedule.controller import Observation, request
+from concertina_trainer.schedule.controller import Observation, request, request_again
 from concertina_trainer.schedule.rules import Decision
 from concertina_trainer.task import StopTraining, Task
 
@@ -89,7 +89,10 @@ class Reporter:
         holding = keeper.hold()
         self._saver.enter(entered.membership, rank=live.groups.rank)
         self._saver.reserve(holding)
+        state = keeper.progress.controller
         self.tell(
+            # A leader that is new, or that starts from a checkpoint, repeats the newest request.
+            request=request_again(state) if leads and state.sequence else None,
             phase=PodPhase.TRAINING,
             round=live.round,
             rank=live.groups.rank,

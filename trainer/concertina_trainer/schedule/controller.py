@@ -127,6 +127,16 @@ class BatchController:
         return Observation(state=after, decision=decision, shadows=shadow_decisions)
 
 
+def request_again(state: BatchState) -> BatchSizeRequest:
+    """The newest request, as far as the state remembers it."""
+    return BatchSizeRequest(
+        sequence=state.sequence,
+        requested=state.batch,
+        effective=state.batch,
+        reason=f"{state.batch} samples, decided before this round",
+    )
+
+
 def request(state: BatchState, decision: Decision) -> BatchSizeRequest:
     """The request for workers that follows from a decision."""
     return BatchSizeRequest(
