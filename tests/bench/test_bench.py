@@ -1,0 +1,140 @@
+"""The contract of the benches: their options and the line of JSON; nothing is measured here."""
+
+import importlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.bench import figures, schedule
+from tests.bench.figures import Spread, interval, line, ranged, ratios
+from tests.bench.schedule import Plan, Run, StepTimes
+
+FOLDER = Path(__file__).parent
+BENCHES = ("resize_pause", "step_overhead", "checkpoint_blocking", "schedule")
+UNIT = StepTimes(micro_batch=1.0, alone=1.0, together=2.0)
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_every_bench_is_a_script_with_a_quick_form(name, monkeypatch, capsys):
+    module = importlib.import_module(f"tests.bench.{name}")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 0
+    assert "--quick" in capsys.readouterr().out
+
+
+def test_a_bench_starts_from_any_folder(tmp_path):
+    command = [sys.executable, str(FOLDER / "checkpoint_blocking.py"), "--help"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "--rounds" in shown.stdout
+
+
+def test_the_line_names_the_worst_case_and_holds_the_others():
+    cases = {
+        "small": Spread(median=12.0, low=10.0, high=13.0),
+        "large": Spread(median=6.0, low=5.5, high=7.0),
+    }
+    printed = line("resize_pause", cases, repeats=5)
+    assert "\n" not in printed
+    assert json.loads(printed) == {
+        "bench": "resize_pause",
+        "ratio": 6.0,
+        "low": 5.5,
+        "high": 7.0,
+        "case": "large",
+        "cases": {"small": [12.0, 10.0, 13.0], "large": [6.0, 5.5, 7.0]},
+        "repeats": 5,
+    }
+
+
+def test_a_ratio_is_above_one_when_the_rival_is_slower():
+    assert ratios([4.0, 3.0], [2.0, 1.0]) == [2.0, 3.0]
+
+
+def test_a_few_values_are_given_with_their_range():
+    assert ranged([3.0, 1.0, 2.0]) == Spread(median=2.0, low=1.0, high=3.0)
+
+
+def test_the_interval_of_many_values_lies_around_the_median_and_repeats():
+    values = [1.0 + 0.001 * number for number in range(300)]
+    spread = interval(values)
+    assert values[0] < spread.low < spread.median < spread.high < values[-1]
+    assert spread == interval(values)
+
+
+def test_the_interval_narrows_with_more_values():
+    few = interval([1.0, 2.0] * 10 + [1.5])
+    many = interval([1.0, 2.0] * 10 + [1.5] * 200)
+    assert many.high - many.low < few.high - few.low
+
+
+@pytest.mark.parametrize("study", schedule.STUDIES)
+def test_every_schedule_of_a_study_is_a_valid_job(study):
+    from concertina_api.manifest import parse_job
+
+    for plan in schedule.plans_of(schedule.STUDIES[study], seeds=1):
+        job = parse_job(schedule.manifest(plan))
+        assert job.spec.samples == plan.budget
+        assert job.spec.batch.micro_batch_size == schedule.MICRO_BATCH
+
+
+@pytest.mark.parametrize(
+    ("batch", "k", "want_seconds", "want_workers"),
+    [
+        pytest.param(8, 2, 2 + 1, 1, id="one worker does two micro-batches"),
+        pytest.param(16, 2, 2 + 2, 2, id="two workers communicate"),
+        pytest.param(16, 4, 4 + 1, 1, id="one worker may do four"),
+        pytest.param(128, 2, 4 + 2, 8, id="no more workers than there are"),
+        pytest.param(24, 2, 2 + 2, 4, id="three workers are not allowed: the next size is"),
+    ],
+)
+def test_a_step_lasts_as_long_as_the_model_says(batch, k, want_seconds, want_workers):
+    run = Run(loss=2.0, batches=[(batch, 10)])
+    cost = schedule.cost(run, UNIT, max_accumulation=k)
+    assert cost.seconds == 10 * want_seconds
+    assert cost.worker_seconds == 10 * want_seconds * want_workers
+
+
+def plan(name, budget):
+    return Plan(study="small", schedule=name, budget=budget, seed=0)
+
+
+def test_time_at_equal_loss_is_interpolated_between_budgets_of_the_rival():
+    runs = {
+        plan(schedule.RIVAL, 800): Run(loss=3.0, batches=[(8, 100)]),
+        plan(schedule.RIVAL, 3200): Run(loss=2.0, batches=[(8, 400)]),
+        plan(schedule.OURS, 1600): Run(loss=2.5, batches=[(8, 100)]),
+    }
+    found = schedule.speedups(runs, schedule.RIVAL, UNIT, max_accumulation=2)
+    ((_, pair),) = found.items()
+    assert pair["time"].median == pytest.approx(2.0)  # 200 steps against 100
+
+
+def test_a_loss_that_the_rival_never_reached_gives_no_ratio():
+    runs = {
+        plan(schedule.RIVAL, 800): Run(loss=3.0, batches=[(8, 100)]),
+        plan(schedule.OURS, 1600): Run(loss=1.5, batches=[(8, 100)]),
+    }
+    assert schedule.speedups(runs, schedule.RIVAL, UNIT, max_accumulation=2) == {}
+    printed = json.loads(schedule.report(schedule.STUDIES["small"], runs, UNIT))
+    assert (printed["bench"], printed["ratio"]) == ("schedule", 0.0)
+
+
+def test_a_kept_run_is_found_again_and_another_manifest_is_another_run(tmp_path):
+    first = plan("constant 8", 8192)
+    path = schedule.kept(tmp_path, first)
+    path.write_text(json.dumps({"loss": 2.0, "batches": [[8, 1024]]}))
+    assert schedule.all_runs([first], tmp_path, jobs=1) == {
+        first: Run(loss=2.0, batches=[(8, 1024)])
+    }
+    assert schedule.kept(tmp_path, replace(first, seed=1)) != path
+
+
+def test_figures_are_printed_with_four_digits():
+    assert figures.rounded(1234.567) == 1235.0
+    assert figures.rounded(0.00123456) == 0.001235
