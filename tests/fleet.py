@@ -16,7 +16,7 @@ from typing import Any
 
 from concertina_api.manifest import parse_job
 from concertina_api.v1alpha1 import Intent, Member, Membership, PodPhase
-from concertina_trainer.agent.mailbox import Inbox, WorkerStatus, put, worker_file
+from concertina_trainer.agent.mailbox import Inbox, Notice, WorkerStatus, put, worker_file
 from tests.worlds import spawn
 
 TIMEOUT_SECONDS = 120.0
@@ -106,6 +106,10 @@ class Fleet:
         for name in self.pods if to is None else to:
             put(self.pods[name].mailbox / "membership.json", self.membership)
         return self.membership
+
+    def notice(self, name: str, *, seconds: float) -> None:
+        """Tell a pod that it must end within this time."""
+        put(self.pods[name].mailbox / "notice.json", Notice(deadline=time.monotonic() + seconds))
 
     def wait(self, condition: Callable[[], bool], what: str, timeout: float = TIMEOUT_SECONDS):
         deadline = time.monotonic() + timeout
@@ -204,6 +208,7 @@ def work(
     from concertina_trainer.loading import load_task
     from concertina_trainer.loop.context import WorkerContext
     from concertina_trainer.loop.session import Ending
+    from concertina_trainer.loop.status import StatusBoard
 
     log = os.open(Path(mailbox, "worker.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -219,6 +224,7 @@ def work(
         device=torch.device("cpu"),
     )
     job = parse_job(document)
+    board = StatusBoard(context)
     counts: dict[str, int] = {}
 
     def reached(point: str) -> None:
@@ -228,12 +234,12 @@ def work(
 
     try:
         task = load_task(job.spec)
-        with worker.open_session(job, task, context, reached=reached) as training:
+        with worker.open_session(job, task, context, board=board, reached=reached) as training:
             for step in training:
                 with step:
                     for batch in step.micro_batches():
                         step.backward(task.loss(step.model, batch))
         code = 3 if training.ending is Ending.EXCLUDED else 0
     except Exception as error:  # noqa: BLE001
-        code = worker._failed(context, error)
+        code = worker.failed(board, error)
     os._exit(code)

@@ -88,6 +88,7 @@ def _part(
     dumps: str | None,
 ) -> tuple[int, list[tuple[int, int, int]]] | None:
     from concertina_trainer import worker
+    from concertina_trainer.loop.status import StatusBoard
 
     pod = dist.get_rank()
     dist.destroy_process_group()
@@ -117,7 +118,7 @@ def _part(
 
     job = parse_job(document)
     task = load_task(job.spec)
-    session = worker.open_session(job, task, context, reached=reached)
+    session = worker.open_session(job, task, context, board=StatusBoard(context), reached=reached)
     with session as training:
         if pod == script[0][0]:
             publish_due(0)

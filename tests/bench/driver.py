@@ -19,6 +19,7 @@ from concertina_trainer.agent.mailbox import put
 from concertina_trainer.loading import load_task
 from concertina_trainer.loop.context import WorkerContext
 from concertina_trainer.loop.session import Session
+from concertina_trainer.loop.status import StatusBoard
 from concertina_trainer.loop.step import Step
 from concertina_trainer.task import Task
 
@@ -51,7 +52,7 @@ def training(
     )
     job = parse_job(document)
     task = load_task(job.spec)
-    with worker.open_session(job, task, context) as session:
+    with worker.open_session(job, task, context, board=StatusBoard(context)) as session:
         yield session, task
 
 

@@ -88,6 +88,7 @@ def work(document: Mapping[str, Any], name: str, mailbox: str, run_dir: str) -> 
     from concertina_trainer import worker
     from concertina_trainer.loading import load_task
     from concertina_trainer.loop.context import WorkerContext
+    from concertina_trainer.loop.status import StatusBoard
     from tests.bench.driver import run_step
 
     log = os.open(Path(mailbox, "worker.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -116,7 +117,9 @@ def work(document: Mapping[str, Any], name: str, mailbox: str, run_dir: str) -> 
                 file.write(json.dumps(row) + "\n")
 
     task = load_task(job.spec)
-    with worker.open_session(job, task, context, reached=reached) as session:
+    with worker.open_session(
+        job, task, context, board=StatusBoard(context), reached=reached
+    ) as session:
         steps = iter(session)
         while run_step(steps, task):
             pass

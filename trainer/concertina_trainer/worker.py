@@ -46,17 +46,18 @@ def main() -> int:
     )
     faulthandler.enable()
     context = worker_context()
+    board = StatusBoard(context)
     try:
         job = load_job(Path(os.environ["CONCERTINA_JOB"]))
         task = load_task(job.spec)
-        with open_session(job, task, context) as training:
+        with open_session(job, task, context, board=board) as training:
             for step in training:
                 with step:
                     for batch in step.micro_batches():
                         step.backward(task.loss(step.model, batch))
         return EXCLUDED_EXIT_CODE if training.ending is Ending.EXCLUDED else 0
     except Exception as error:  # noqa: BLE001 - the outermost place: told to the agent, then exit
-        return _failed(context, error)
+        return failed(board, error)
 
 
 def open_session(
@@ -64,6 +65,7 @@ def open_session(
     task: Task,
     context: WorkerContext,
     *,
+    board: StatusBoard,
     reached: Callable[[str], None] = ignore,
 ) -> Session:
     """A session that is ready to be named in a round: data is loading, the worker is warm.
@@ -92,22 +94,24 @@ def open_session(
         job=job.metadata.name,
         total_samples=total_samples,
         loader=loader,
+        board=board,
         reached=reached,
     )
 
 
-def _failed(context: WorkerContext, error: Exception) -> int:
+def failed(board: StatusBoard, error: Exception) -> int:
     """Tell the agent why, and choose the exit code."""
     traceback.print_exc()
     permanent = isinstance(error, ConcertinaError) and error.exit_code == 2
     cause = FailureCause.INVALID_JOB if isinstance(error, InvalidJob) else FailureCause.EXCEPTION
     message = str(error) if isinstance(error, ConcertinaError) else repr(error)
-    board = StatusBoard(context)
+    status = board.status
     board.tell(
         phase=PodPhase.FAILED,
         failure=Failure(
-            round=0,
-            incarnation=context.incarnation,
+            round=status.round,
+            incarnation=status.incarnation,
+            rank=status.rank,
             cause=cause,
             message=message[-512:],
             permanent=permanent,

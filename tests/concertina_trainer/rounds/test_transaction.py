@@ -208,3 +208,38 @@ def settle(fleet, members, leavers):
     fleet.wait(lambda: arrived() or ended(), "the members train, or a leaver has ended")
     if not arrived():
         fleet.wait_round(fleet.publish(members).round, members)
+
+
+def test_a_step_that_is_abandoned_for_the_only_pod_is_saved_before_it(tmp_path):
+    # Three slots of a second each, and a notice that leaves two seconds: the step cannot end.
+    job = long_job(
+        samples=36,
+        config={"step_seconds": 1.0},
+        batch={"microBatchSize": 2, "initial": 6, "max": 6, "rule": {"name": "Fixed"}},
+    )
+    with Fleet(tmp_path, job) as fleet:
+        fleet.start("a")
+        fleet.publish(["a"])
+        fleet.wait_steps(2)
+        fleet.notice("a", seconds=2.0)
+        fleet.publish([], leaving=["a"])
+        fleet.wait_end("a")
+        status = fleet.pods["a"].status
+        assert status.recomputed_micro_batches > 0
+        assert status.checkpoint.samples == fleet.steps()[-1]["samples"]
+        fleet.start("b")
+        fleet.publish(["b"])
+        fleet.wait_end("b")
+
+        assert_every_sample_once(fleet)
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path):
+    with Fleet(tmp_path, long_job(samples=80)) as fleet:
+        fleet.start("a")
+        fleet.publish(["a"])
+        fleet.wait_steps(1)
+        (tmp_path / "checkpoints").write_text("a file where the folder should be")
+        fleet.wait_end("a", code=1)
+
+        assert "the last checkpoint (step 10) is not saved" in fleet.pods["a"].status.failure.message

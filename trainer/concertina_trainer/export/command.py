@@ -19,6 +19,7 @@ from concertina_trainer.checkpoint.reader import Checkpoint, find, open_checkpoi
 from concertina_trainer.export import contents, formats
 from concertina_trainer.export.contents import Exported, Source, Weights
 from concertina_trainer.loading import check_model, load_task
+from concertina_trainer.loop.saving import checkpoint_folder
 from concertina_trainer.task import Built
 
 
@@ -114,14 +115,18 @@ def _job(source: Path, manifest: Path | None) -> AdaptiveTrainingJob | None:
         raise InvalidJob(f"{path} is not YAML: {error}") from error
 
 
+def _saved_by(job: AdaptiveTrainingJob, run_dir: Path) -> Path:
+    return checkpoint_folder(job.spec, job=job.metadata.name, run_dir=run_dir)
+
+
 def _checkpoint(source: Path, job: AdaptiveTrainingJob | None) -> Checkpoint:
     """The checkpoint in SOURCE. Raises CheckpointInvalid or click's UsageError."""
     if (source / MANIFEST).exists():
         return open_checkpoint(source)
     if (source / LATEST).exists():
         path, name = source, None
-    elif job is not None and (source / job.spec.checkpoint.path).is_dir():
-        path, name = source / job.spec.checkpoint.path, job.metadata.name
+    elif job is not None and (folder := _saved_by(job, source)).is_dir():
+        path, name = folder, job.metadata.name
     else:
         raise click.UsageError(
             f"{source} is neither a checkpoint ({MANIFEST}), nor a folder of checkpoints"

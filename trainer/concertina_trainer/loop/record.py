@@ -6,6 +6,7 @@ counts once in the rows without the mark.
 """
 
 import json
+import logging
 import math
 import os
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+log = logging.getLogger(__name__)
 
 
 class Record:
@@ -26,8 +29,12 @@ class Record:
         """Write a row, with the time added; returns it as written."""
         full = {key: _plain(value) for key, value in row.items()} | {"time": round(time.time(), 4)}
         line = json.dumps(full, allow_nan=False) + "\n"
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line)
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            # A full disk must not end training; the row is in the log instead.
+            log.warning("a row of the record is not written: %s: %s", error, line.rstrip())
         return full
 
     def roll_back(self, *, step: int, samples: int) -> int:

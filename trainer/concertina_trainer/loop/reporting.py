@@ -40,10 +40,17 @@ class StepFacts:
 class Reporter:
     """The voice of one worker; the leader's says the most."""
 
-    def __init__(self, spec: JobSpec, task: Task, context: WorkerContext, saver: Saver) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        task: Task,
+        context: WorkerContext,
+        saver: Saver,
+        board: StatusBoard,
+    ) -> None:
         self._spec = spec
         self._task = task
-        self._board = StatusBoard(context)
+        self._board = board
         self._record = Record(context.run_dir / "steps.jsonl")
         self._saver = saver
         self._pause_seconds = 0.0

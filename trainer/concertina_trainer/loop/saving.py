@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from concertina_api.errors import TrainingFailed
 from concertina_api.v1alpha1 import JobSpec, Membership, SavedCheckpoint
 from concertina_trainer.checkpoint.format import origin
 from concertina_trainer.checkpoint.writer import Writer
@@ -18,14 +19,22 @@ FINAL_SAVE_SECONDS = 600.0
 """How long a worker that is done waits for its last checkpoint; its agent may end it before."""
 
 
+def checkpoint_folder(spec: JobSpec, *, job: str, run_dir: Path) -> Path:
+    """Where a job's checkpoints are: inside the run's folder, or a folder of its own elsewhere.
+
+    Several jobs may name the same absolute path (one volume), so each has a folder in it.
+    """
+    path = Path(spec.checkpoint.path)
+    return path / job if path.is_absolute() else run_dir / path
+
+
 class Saver:
     """The checkpoints of one worker."""
 
     def __init__(
         self, spec: JobSpec, *, job: str, run_dir: Path, may_publish: Callable[[], bool]
     ) -> None:
-        self.path = run_dir / spec.checkpoint.path
-        """An absolute path in the manifest stays as it is."""
+        self.path = checkpoint_folder(spec, job=job, run_dir=run_dir)
         self._every_seconds = spec.checkpoint.every_seconds
         self._may_publish = may_publish
         self._writer = Writer(self.path, job=job, keep=spec.checkpoint.keep)
@@ -52,11 +61,6 @@ class Saver:
         """The newest checkpoint that this worker, as leader, has made durable."""
         return self._writer.last_saved
 
-    @property
-    def failures(self) -> int:
-        """Saves that came to nothing."""
-        return self._writer.failures
-
     def is_due(self) -> bool:
         """Whether this worker asks for a checkpoint; only the leader does."""
         if self._every_seconds is None or not self._leads or self._writer.pending:
@@ -76,10 +80,14 @@ class Saver:
         self._last = time.monotonic()
 
     def save_now(self, holding: Holding) -> None:
-        """Save and wait until it is durable, or has failed."""
+        """Save and wait until it is durable. Raises TrainingFailed when it could not be."""
         self._writer.wait(FINAL_SAVE_SECONDS)
+        failures = self._writer.failures
         self.save(holding)
-        self._writer.wait(FINAL_SAVE_SECONDS)
+        done = self._writer.wait(FINAL_SAVE_SECONDS)
+        if not done or self._writer.failures > failures:
+            why = self._writer.last_failure if done else f"not within {FINAL_SAVE_SECONDS:.0f} s"
+            raise TrainingFailed(f"the last checkpoint (step {holding.step}) is not saved: {why}")
 
     def close(self) -> None:
         """Drop what is pending."""

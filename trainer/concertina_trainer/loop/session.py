@@ -32,6 +32,7 @@ from concertina_trainer.loop.origin import Origin
 from concertina_trainer.loop.progress import Progress
 from concertina_trainer.loop.reporting import Reporter, StepFacts
 from concertina_trainer.loop.saving import Saver
+from concertina_trainer.loop.status import StatusBoard
 from concertina_trainer.loop.step import Geometry, Step, StepResult, World, beat_every
 from concertina_trainer.rounds.control import Control, Flags
 from concertina_trainer.rounds.phases import Phases, ignore
@@ -73,6 +74,7 @@ class Session:
         job: str,
         total_samples: int,
         loader: Loader,
+        board: StatusBoard,
         reached: Callable[[str], None] = ignore,
     ) -> None:
         """`reached` is called at each point of the protocol (see rounds/phases.py)."""
@@ -92,7 +94,7 @@ class Session:
             warmup_samples=spec.learning_rate.warmup_samples,
         )
         self._saver = Saver(spec, job=job, run_dir=context.run_dir, may_publish=self._is_current)
-        self._reporter = Reporter(spec, task, context, self._saver)
+        self._reporter = Reporter(spec, task, context, self._saver, board)
         initial = Progress(
             global_batch_size=spec.batch.initial,
             controller=self._controller.start(),
@@ -253,6 +255,8 @@ class Session:
     def _begin_world(self, entered: Entered, phases: Phases, *, world_size_before: int) -> None:
         live = self.keeper.live
         assert live is not None
+        if entered.source is None:
+            self._renumber_requests(entered.membership.request_sequence)
         self._world = World(
             live=live,
             buffers=BufferMean(buffer_names(live.model)),
@@ -275,6 +279,14 @@ class Session:
             shape = identity(self._spec.batch.micro_batch_size, count, live.groups.world_size)
             log.info("round %d: %s", live.round, shape)
 
+    def _renumber_requests(self, accepted: int) -> None:
+        """Number requests after those of the history that was rolled back."""
+        state = self.progress.controller
+        if 0 < state.sequence <= accepted:
+            self.keeper.progress = replace(
+                self.progress, controller=replace(state, sequence=accepted + 1)
+            )
+
     def _retire_world(self) -> None:
         """Turn what is live into held rows; the groups are closed by the transaction."""
         self._world = None
@@ -283,8 +295,10 @@ class Session:
     def _leave(self, membership: Membership) -> None:
         """A round without members: save what there is, then go."""
         self._tried = membership.round
-        if self.keeper.live is not None:
-            self._saver.save_now(self.keeper.hold())
+        # After an abandoned step, or a round that broke whole, the state is held, not live.
+        held = [self.keeper.hold()] if self.keeper.live is not None else self.keeper.held
+        for holding in held[:1]:
+            self._saver.save_now(holding)
         log.info("round %d has no members (%s)", membership.round, membership.intent.value)
         self._end(Ending.FINISHED if membership.intent is Intent.STOP else Ending.LEFT)
 

@@ -4,6 +4,7 @@ Phase changes, requests and acknowledgements are written at once, mere progress 
 second at most: a step may take a millisecond.
 """
 
+import logging
 import os
 import time
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from concertina_api.v1alpha1 import PodPhase
 from concertina_trainer.agent.mailbox import WorkerStatus, put, worker_file
 from concertina_trainer.loop.context import WorkerContext
+
+log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.25
 
@@ -35,7 +38,11 @@ class StatusBoard:
         """Write the status with these changes now."""
         self._status = self._status.model_copy(update=changes)
         self._written = time.monotonic()
-        put(self._path, self._status)
+        try:
+            put(self._path, self._status)
+        except OSError as error:
+            # A full disk must not end training: what is told next includes this.
+            log.warning("the worker's status is not written: %s", error)
 
     def mention(self, **changes: Any) -> None:
         """Write the status with these changes when the last writing is a while ago."""

@@ -146,7 +146,7 @@ class Step:
             self._synchronize(last=index == len(slots) - 1)
             first = geometry.first_sample + slot.number * geometry.micro_batch_size
             batch = self._world.loader.get(first)
-            torch.manual_seed(seed_of(geometry.seed, first))
+            seed_forward(seed_of(geometry.seed, first), self._world.device)
             yield on_device(batch, self._world.device)
             if self.slots_done != index + 1:
                 raise TrainingFailed("each micro-batch needs exactly one call of step.backward")
@@ -293,6 +293,17 @@ class Step:
 def beat_every(micro_batch_seconds: float) -> int:
     """Micro-batches between two beats, from a time that all ranks agree on."""
     return max(1, int(BEAT_SECONDS / micro_batch_seconds)) if micro_batch_seconds > 0 else 1
+
+
+def seed_forward(seed: int, device: torch.device) -> None:
+    """Seed the generators that a forward pass draws from.
+
+    torch.manual_seed seeds those of every backend, and formats a stack trace for each that is not
+    initialised: milliseconds per micro-batch.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
 
 
 def rows_of(gradient: torch.Tensor) -> torch.Tensor:

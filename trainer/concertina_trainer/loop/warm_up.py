@@ -13,10 +13,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
+from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import JobSpec
 from concertina_trainer.data.loader import Loader
 from concertina_trainer.loop.step import on_device
-from concertina_trainer.sharding.collect import buffer_names, parameter_names
+from concertina_trainer.sharding.collect import buffer_names, hold, parameter_names
 from concertina_trainer.sharding.restore import build_sharded
 from concertina_trainer.statistics.probe import GradientProbe
 from concertina_trainer.task import Task
@@ -25,7 +26,10 @@ log = logging.getLogger(__name__)
 
 
 def warm_up(spec: JobSpec, task: Task, *, loader: Loader, device: torch.device) -> None:
-    """Run one micro-batch and one optimizer step on zeros, and free everything again."""
+    """Run one micro-batch and one optimizer step on zeros, and free everything again.
+
+    Raises InvalidJob for an optimizer or a sharding that the loop cannot work with.
+    """
     # Registers the backend; it is torch's own means of testing sharded programs on one process.
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -44,10 +48,24 @@ def warm_up(spec: JobSpec, task: Task, *, loader: Loader, device: torch.device) 
         loss = task.loss(model, on_device(loader.get(0), device))
         with probe.micro_batch(loss.weight):
             torch.autograd.backward(loss.total)
-        optimizer.step()
+        _step(optimizer)
+        # Refuses what could not be moved, before anything is trained.
+        hold(model, optimizer, average={}, round=0, step=0, world_size=world_size, rank=0, extra={})
         probe.detach()
         del model, optimizer, parameters, probe, loss, mesh
     finally:
         dist.destroy_process_group()
         gc.collect()
     log.info("warm after %.1f s", time.perf_counter() - start)
+
+
+def _step(optimizer: torch.optim.Optimizer) -> None:
+    try:
+        optimizer.step()
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
+        raise InvalidJob(
+            f"optimizer {type(optimizer).__name__} cannot step on parameters that are sharded by"
+            f" rows: {error}"
+        ) from error
