@@ -176,9 +176,9 @@ class FakeCluster:
             assert len(held) + len(created) <= ceiling
         for action in made.actions:
             if isinstance(action, PublishMembership):
-                self._check_membership(action.membership, spec=spec, ceiling=ceiling)
+                self._check_membership(action.membership, spec=spec, made=made)
 
-    def _check_membership(self, new: Membership, *, spec, ceiling) -> None:
+    def _check_membership(self, new: Membership, *, spec, made: Plan) -> None:
         old = self.membership
         size = len(new.members)
         if old is None:
@@ -193,7 +193,7 @@ class FakeCluster:
         named = {member.key for member in (*new.members, *new.leaving, *new.lost)}
         assert before <= named, "a member vanished without being listed"
         joined = {member.key for member in new.members} - before
-        assert size <= ceiling or not joined
+        assert size <= made.status.pods.wanted or not joined
         assert size == 0 or is_allowed(spec.pods, size=size) or not joined
         assert not joined & {member.key for member in new.lost}
         order = [member.key for member in new.members if member.key in before]

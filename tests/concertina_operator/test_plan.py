@@ -261,6 +261,23 @@ def test_a_loss_below_min_forces_a_smaller_round_and_says_so():
     assert cluster.members == ["tiny-lm-1", "tiny-lm-0"]
 
 
+def test_survivors_below_min_are_released_after_the_deadline():
+    cluster = a_cluster(pods={"min": 2, "max": 2})
+    cluster.capacity = 1
+    del cluster.pods["tiny-lm-0"]
+    cluster.settle()
+    cluster.now += 600
+    cluster.reconcile()
+    assert "PodsReleased" in events(cluster)
+    assert cluster.membership.intent is Intent.RUN
+    assert [member.pod for member in cluster.membership.leaving] == names(1)
+    cluster.settle()
+    assert cluster.pods == {}
+    cluster.capacity = 2
+    cluster.pass_time()
+    assert cluster.trains
+
+
 def test_all_members_lost_start_again_from_the_checkpoint():
     cluster = a_cluster(effective=64)
     cluster.pods.clear()
@@ -365,6 +382,18 @@ def test_suspend_releases_all_pods_and_resume_starts_them_again():
     cluster.settle()
     assert cluster.trains
     assert says(cluster, "Suspended")[0] == "False"
+
+
+def test_a_resume_lets_the_pods_finish_saving_first():
+    cluster = a_cluster(effective=64)
+    cluster.set_spec(suspend=True)
+    cluster.reconcile()
+    cluster.set_spec(suspend=False)
+    cluster.reconcile()
+    assert (cluster.last.actions, cluster.membership.intent) == ((), Intent.SUSPEND)
+    cluster.settle()
+    assert cluster.trains
+    assert [entry.intent for entry in cluster.history] == ["Run", "Suspend", "Run", "Run"]
 
 
 def test_the_active_deadline_stands_still_while_suspended():
