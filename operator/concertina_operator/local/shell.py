@@ -1,17 +1,16 @@
 """The shell of `concertina run`: observe, plan, apply, until the plan says that the run is over.
 
-The same plan as in Kubernetes, on files and processes. Status lives in memory, stored before each
-apply; the run's directory holds everything that a later shell needs to go on.
+The same plan as in Kubernetes, on files and processes. Status lives in memory; the run's directory
+holds everything that a later shell needs to go on. A disk that is full ends nothing: files that
+tell about the run are left as they are, and a plan that cannot be carried out is made again.
 """
 
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
-
-from pydantic import ValidationError
 
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import (
@@ -25,12 +24,12 @@ from concertina_operator.conditions import condition, holds
 from concertina_operator.local.apply import apply
 from concertina_operator.local.directory import RunDirectory
 from concertina_operator.local.display import Display
-from concertina_operator.local.files import replace_text
 from concertina_operator.local.interrupts import Interrupts
 from concertina_operator.local.narrate import Line, Topic
 from concertina_operator.local.observe import Reports, observe, read_membership
 from concertina_operator.local.pods import AGENT_COMMAND, DEFAULT_GRACE_SECONDS, LocalPods
 from concertina_operator.local.record import Outcome
+from concertina_operator.local.status_file import StatusFile
 from concertina_operator.local.story import Story
 from concertina_operator.observed import Observed
 from concertina_operator.plan import plan
@@ -101,6 +100,7 @@ def _loop(
     interrupts: Interrupts,
 ) -> Outcome:
     reports = Reports(directory)
+    status_file = StatusFile(directory.status)
     over_since: float | None = None
     while interrupts.count < 2:
         if interrupts.count and not job.spec.suspend:
@@ -110,9 +110,17 @@ def _loop(
             job = job.model_copy(update={"spec": job.spec.model_copy(update={"suspend": True})})
         observed = observe(job, directory=directory, pods=pods, reports=reports)
         decided = plan(observed, datetime.now(UTC))
+        try:
+            apply(decided.actions, directory=directory, pods=pods)
+        except OSError as error:
+            story.warn(f"cannot carry out the plan, trying again: {error}")
+            # What was not done is not remembered, so the next plan is the same.
+            decided = replace(decided, status=job.status, events=())
         job = job.model_copy(update={"status": decided.status})
-        replace_text(directory.status, decided.status.model_dump_json(by_alias=True, indent=1))
-        apply(decided.actions, directory=directory, pods=pods)
+        try:
+            status_file.keep(decided.status)
+        except OSError as error:
+            story.warn(f"the status is not stored: {error}")
         story.tell(observed, decided)
         outcome = _outcome(observed, decided)
         if outcome is not None:
@@ -144,15 +152,8 @@ def _first_status(directory: RunDirectory) -> JobStatus:
     """
     last = read_membership(directory.membership)
     # The trainer's requests may count from an older checkpoint: all of them are news.
-    batch = _last_status(directory).batch.model_copy(update={"sequence": 0})
+    batch = StatusFile(directory.status).read().batch.model_copy(update={"sequence": 0})
     directory.membership.unlink(missing_ok=True)
     for path in directory.report("any").parent.glob("*.json"):
         path.unlink()
     return JobStatus(round=last.round if last else 0, batch=batch)
-
-
-def _last_status(directory: RunDirectory) -> JobStatus:
-    try:
-        return JobStatus.model_validate_json(directory.status.read_bytes())
-    except (OSError, ValidationError):
-        return JobStatus()

@@ -18,6 +18,7 @@ from concertina_operator.local.display import Display, PodView, View
 from concertina_operator.local.files import replace_text
 from concertina_operator.local.narrate import (
     Line,
+    Topic,
     line_of_event,
     line_of_resize,
     lines_of_row,
@@ -48,6 +49,7 @@ class Story:
         self._tail = Tail(directory.record)
         self._began = time.time()
         self._said: dict[str, str] = {}
+        self._warned: set[str] = set()
         self._recent: deque[StepRow] = deque()
         self._decision: Decision | None = None
         self._evaluation: EvaluationRow | None = None
@@ -56,11 +58,19 @@ class Story:
 
     def say(self, line: Line) -> None:
         """A line for the display and for the log of the run."""
-        with self._directory.log.open("a", encoding="utf-8") as log:
-            log.write(
-                f"{datetime.now().isoformat(timespec='milliseconds')} {line.topic} {line.text}\n"
-            )
         self._display.say(line)
+        moment = datetime.now().isoformat(timespec="milliseconds")
+        try:
+            with self._directory.log.open("a", encoding="utf-8") as log:
+                log.write(f"{moment} {line.topic} {line.text}\n")
+        except OSError as error:
+            self.warn(f"the log of the run lacks lines: {error}")
+
+    def warn(self, text: str) -> None:
+        """A warning about what goes on being wrong; the same one is told once."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.say(Line(topic=Topic.WARNING, text=text))
 
     def tell(self, observed: Observed, decided: Plan) -> None:
         """Tells what is new since the last call and shows the present."""
@@ -90,7 +100,10 @@ class Story:
             phases=known | self._phases,
             wall_seconds=before.get("wall_seconds", 0.0) + time.time() - self._began,
         )
-        replace_text(self._directory.summary, json.dumps(summary, indent=1) + "\n")
+        try:
+            replace_text(self._directory.summary, json.dumps(summary, indent=1) + "\n")
+        except OSError as error:
+            self.warn(f"the summary is not stored: {error}")
         return summary
 
     def _tell_record(self) -> None:

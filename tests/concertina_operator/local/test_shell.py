@@ -1,6 +1,7 @@
 """The shell's loop, with agents that count samples instead of training."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,6 +131,23 @@ def test_a_second_interrupt_ends_everything_at_once(
         interrupts.request()
     assert outcomes == [Outcome.INTERRUPTED]
     assert not is_alive(pid)
+
+
+def test_files_that_cannot_be_written_end_nothing(tmp_path: Path) -> None:
+    for name in ("status.json", "run.log", "summary.json"):
+        (tmp_path / name).mkdir()
+    # What stands where the membership's temporary file would be cannot be written either.
+    obstacle = tmp_path / f".membership.json.{os.getpid()}"
+    obstacle.mkdir()
+    notes = Notes()
+    with in_background(tmp_path, job=a_local_job(samples=4000), notes=notes) as outcomes:
+        wait_until(lambda: [text for text in notes.of(Topic.WARNING) if "cannot carry" in text])
+        obstacle.rmdir()
+    assert outcomes == [Outcome.COMPLETED]
+    warnings = [text.split(":")[0] for text in notes.of(Topic.WARNING)]
+    for want in ("the status is not stored", "the log of the run lacks lines"):
+        assert warnings.count(want) == 1
+    assert "the summary is not stored" in warnings
 
 
 @pytest.mark.parametrize(

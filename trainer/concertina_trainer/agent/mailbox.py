@@ -9,6 +9,7 @@ outlives the process that wrote it, needs no thread on either side, and costs a 
 when nothing changed.
 """
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
@@ -85,10 +86,18 @@ class Inbox(Generic[Content]):
 
 
 def put(path: Path, content: BaseModel) -> None:
-    """Replace the file at `path` by `content`, atomically."""
+    """Replace the file at `path` by `content`, atomically; a failure leaves what was there.
+
+    Raises OSError.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(content.model_dump_json(by_alias=True, exclude_none=True))
-    temporary.replace(path)
+    try:
+        temporary.write_text(content.model_dump_json(by_alias=True, exclude_none=True))
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def membership_inbox(mailbox: Path) -> Inbox[Membership]:

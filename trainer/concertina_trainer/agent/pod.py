@@ -53,6 +53,7 @@ class Pod:
         self._statuses: tuple[WorkerStatus, ...] = ()
         self._relayed: Membership | None = None
         self._noticed = False
+        self._trouble = ""
         self._failure: Failure | None = None
         self._failed_steps: list[int] = []
         self._step = 0
@@ -79,8 +80,13 @@ class Pod:
 
     def turn(self, *, now: float) -> None:
         """Do all that a turn of the agent's loop wants; `now` in monotonic seconds."""
-        self._relay()
-        self._give_notice()
+        try:
+            self._relay()
+            self._give_notice()
+        except OSError as error:
+            if str(error) != self._trouble:
+                logger.warning("cannot write to the workers, trying again: %s", error)
+                self._trouble = str(error)
         self._read_statuses()
         self._keep_stores()
         self._tally.update(self._statuses, restarts=max(0, self._starts - 1))
