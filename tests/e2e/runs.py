@@ -1,0 +1,222 @@
+"""`concertina run` as a process, and what tests ask about it while it runs and afterwards.
+
+Everything is found as an operator of a machine would find it: by the run's folder and by /proc.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from concertina_api.v1alpha1 import Report, TrainingReport
+from concertina_trainer.agent.mailbox import WorkerStatus
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "concertina_operator.cli")
+DEADLINE_SECONDS = 120.0
+T = TypeVar("T")
+
+
+class LocalRun:
+    """One call of `concertina run` in a folder."""
+
+    def __init__(self, folder: Path, document: Mapping[str, Any], *arguments: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        manifest = folder.with_suffix(".yaml")
+        manifest.write_text(yaml.safe_dump(dict(document)))
+        self._output = folder.with_suffix(".output")
+        with self._output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*COMMAND, "run", str(manifest), "--run-dir", str(folder), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+                cwd=folder.parent,
+            )
+
+    @property
+    def output(self) -> str:
+        """What it has printed, all calls with this folder together."""
+        return self._output.read_text()
+
+    def end(self) -> int:
+        """Wait for the end; the exit code. Nothing of the run may be left."""
+        try:
+            code = self.process.wait(DEADLINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the run does not end\n{self.account()}") from None
+        assert processes_of(self.folder) == []
+        return code
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End everything, at the end of a test."""
+        self.process.kill()
+        self.process.wait()
+        for pid in processes_of(self.folder):
+            os.kill(pid, signal.SIGKILL)
+
+    # The record
+
+    def rows(self) -> list[dict[str, Any]]:
+        path = self.folder / "steps.jsonl"
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def all_steps(self) -> list[dict[str, Any]]:
+        """Rows of steps, those that were rolled back included."""
+        return [row for row in self.rows() if "global_batch_size" in row]
+
+    def steps(self) -> list[dict[str, Any]]:
+        """Rows of steps that count."""
+        return [row for row in self.all_steps() if not row.get("discarded")]
+
+    def discarded(self) -> list[dict[str, Any]]:
+        return [row for row in self.all_steps() if row.get("discarded")]
+
+    def summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_bytes())
+        return summary
+
+    # Pods
+
+    def report(self, pod: str) -> Report | None:
+        path = self.folder / "reports" / f"{pod}.json"
+        try:
+            return TrainingReport.model_validate_json(path.read_bytes()).spec
+        except FileNotFoundError:
+            return None
+
+    def workers(self) -> dict[str, WorkerStatus]:
+        """What the first worker of each pod told last; not those that just start."""
+        paths = sorted(self.folder.glob("pods/*/mailbox/worker-0.json"))
+        found = {}
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                status = WorkerStatus.model_validate_json(path.read_bytes())
+                if is_alive(status.pid):
+                    found[path.parts[-3]] = status
+        return found
+
+    def worker(self, pod: str) -> WorkerStatus:
+        return self.workers()[pod]
+
+    def leader(self) -> str:
+        """The pod that holds rank 0."""
+        return next(pod for pod, status in self.workers().items() if status.rank == 0)
+
+    def agent(self, pod: str) -> int:
+        """Process id of the pod's agent: the parent of its worker."""
+        return parent_of(self.worker(pod).pid)
+
+    def log(self, pod: str) -> str:
+        return (self.folder / "pods" / pod / "agent.log").read_text()
+
+    # Waiting
+
+    def wait(self, found: Callable[[], T | None], what: str) -> T:
+        """What `found` returns as soon as it is neither None nor False."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not (value := found()):
+            if self.process.poll() is not None:
+                raise AssertionError(f"ended before: {what}\n{self.account()}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {DEADLINE_SECONDS} s: {what}\n{self.account()}")
+            time.sleep(0.02)
+        return value
+
+    def wait_steps(
+        self, count: int = 1, *, workers: int | None = None, after: float = 0.0
+    ) -> dict[str, Any]:
+        """The last of `count` steps that count, taken by so many workers later than `after`."""
+
+        def found() -> dict[str, Any] | None:
+            rows = [
+                row
+                for row in self.steps()
+                if row["time"] > after and workers in (None, row["world_size"])
+            ]
+            return rows[count - 1] if len(rows) >= count else None
+
+        return self.wait(found, f"{count} steps by {workers or 'any number of'} workers")
+
+    def wait_round(self, number: int) -> dict[str, Any]:
+        """The first step that counts of this round or a later one."""
+
+        def found() -> dict[str, Any] | None:
+            return next((row for row in self.steps() if row["round"] >= number), None)
+
+        return self.wait(found, f"a step of round {number}")
+
+    def account(self) -> str:
+        """All that was printed, for the message of a failure."""
+        logs = sorted(self.folder.glob("pods/*/agent.log"))
+        return "\n".join([self.output[-4000:], *(f"{p}\n{p.read_text()[-6000:]}" for p in logs)])
+
+
+@contextmanager
+def started(folder: Path, document: Mapping[str, Any], *arguments: str) -> Iterator[LocalRun]:
+    """A run that does not outlive its test."""
+    run = LocalRun(folder, document, *arguments)
+    try:
+        yield run
+    finally:
+        run.kill()
+
+
+def environment() -> dict[str, str]:
+    """With the repository's tests importable, one thread per process, local sockets."""
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONWARNINGS": "default",
+    }
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Living processes that belong to pods of the run in `folder`."""
+    mark = f"CONCERTINA_RUN_DIR={folder}".encode()
+    return [pid for pid in _pids() if mark in _environment_of(pid)]
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def is_alive(pid: int) -> bool:
+    return bool(_environment_of(pid))
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+
+
+def _environment_of(pid: int) -> list[bytes]:
+    """A process that has ended, reaped or not, has no environment."""
+    try:
+        return [part for part in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if part]
+    except OSError:
+        return []
+
+
+def samples_in_order(steps: list[dict[str, Any]]) -> bool:
+    """Whether each step begins where the one before ended, from sample 0 on."""
+    ends = [0, *(row["samples"] for row in steps)]
+    return all(
+        row["samples"] - row["global_batch_size"] == before
+        for row, before in zip(steps, ends, strict=False)
+    )
