@@ -25,6 +25,7 @@ INTENTIONS = (
     "round",
     "round_at",
     "probe_at",
+    "probe",
     "retry",
     "waiting_since",
     "below_min_since",

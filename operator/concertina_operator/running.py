@@ -4,9 +4,11 @@ Pure: no I/O, no clock. It brings together the arbitration of a broken round, th
 pods around it, and the back-off after failures.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
-from concertina_api.v1alpha1 import Intent, RetryStatus
+from concertina_api.v1alpha1 import Intent, Membership, RetryStatus
 from concertina_operator.account import events_of, holds_back, pods_ready, ready, state_of
 from concertina_operator.arbitration import Verdict, arbitrate, commit_limit
 from concertina_operator.backoff import AFTER_FAILURE, AFTER_GIVING_BACK, backoff
@@ -58,7 +60,7 @@ def running(situation: Situation) -> Course:
             "retry": retry,
             "waiting_since": None if trains else waiting_since,
             "below_min_since": below_since,
-            "probe_at": _probe_at(situation, verdict),
+            **_probe(situation, verdict),
         },
         claims=(
             ready(force, verdict, following),
@@ -118,7 +120,7 @@ def _verdict(situation: Situation) -> Verdict | None:
         situation.standings,
         committed=there.committed,
         overdue=left is not None and left <= timedelta(0),
-        probe_at=situation.before.probe_at,
+        probe_at=_asked_at(situation, membership),
         confirm=timedelta(seconds=situation.spec.scaling.loss_confirm_seconds),
         patience=situation.ready_deadline,
         now=situation.now,
@@ -154,10 +156,20 @@ def _next_round(
     )
 
 
-def _probe_at(situation: Situation, verdict: Verdict | None) -> datetime | None:
+def _asked_at(situation: Situation, membership: Membership) -> datetime | None:
+    """When the open probe was published; the status alone only tells that it was meant to be."""
+    before = situation.before
+    return before.probe_at if before.probe == membership.probe else None
+
+
+def _probe(situation: Situation, verdict: Verdict | None) -> Mapping[str, Any]:
+    """What the status is to say about the probe."""
     if verdict is None or verdict.renews:
-        return None
-    return situation.now if verdict.opens_probe else situation.before.probe_at
+        return {"probe_at": None}
+    if not verdict.opens_probe:
+        return {}
+    assert situation.membership is not None
+    return {"probe_at": situation.now, "probe": situation.membership.probe + 1}
 
 
 def _retry_after_failures(situation: Situation) -> RetryStatus:

@@ -248,6 +248,19 @@ def test_a_silent_member_is_probed_and_excluded():
     assert silent not in cluster.pods.values()
 
 
+def test_a_probe_that_was_never_published_counts_for_nothing():
+    cluster = a_cluster(effective=64)
+    accuser = cluster.pods["tiny-lm-0"]
+    accuser.phase, accuser.suspects = PodPhase.WAITING, ("tiny-lm-1",)
+    intended = plan(cluster.observed(), at(cluster.now))
+    assert [type(action) for action in intended.actions] == [PublishMembership]
+    cluster.job = cluster.job.model_copy(update={"status": intended.status})  # and then it ended
+    cluster.now += 10
+    cluster.reconcile()
+    assert (cluster.members, cluster.membership.probe) == (names(0, 1), 1)
+    assert cluster.job.status.probe_at == at(cluster.now)
+
+
 def test_a_loss_below_min_forces_a_smaller_round_and_says_so():
     cluster = a_cluster(pods={"min": 2, "max": 2})
     cluster.capacity = 1

@@ -131,6 +131,8 @@ class JobStatus(Model):
     """When the newest round was published; its deadlines count from here."""
     probe_at: AwareDatetime | None = None
     """When the newest probe was published; null when none is open."""
+    probe: Count = 0
+    """Number of that probe; until the membership carries it, nobody was asked."""
     waiting_since: AwareDatetime | None = None
     """Since when no pod is in a round; null while the job trains."""
     active_seconds: Duration = 0.0
