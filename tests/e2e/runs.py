@@ -72,9 +72,7 @@ class LocalRun:
     # The record
 
     def rows(self) -> list[dict[str, Any]]:
-        path = self.folder / "steps.jsonl"
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        return read_rows(self.folder / "steps.jsonl")
 
     def all_steps(self) -> list[dict[str, Any]]:
         """Rows of steps, those that were rolled back included."""
@@ -191,6 +189,12 @@ def processes_of(folder: Path) -> list[int]:
     """Living processes that belong to pods of the run in `folder`."""
     mark = f"CONCERTINA_RUN_DIR={folder}".encode()
     return [pid for pid in _pids() if mark in _environment_of(pid)]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Whole rows of a record that somebody may be writing."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def parent_of(pid: int) -> int:

@@ -1,7 +1,7 @@
 """Where a worker finds itself: its environment, read and checked once.
 
 The agent sets these variables. A worker that runs under a plain torchrun has none of them and
-trains in one round that torchrun's own variables describe.
+trains in the one round that torchrun's own variables describe.
 """
 
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from concertina_api.errors import InvalidJob
+from concertina_trainer.loop.static import is_static, static_round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +34,17 @@ class WorkerContext:
 
 
 def worker_context(environment: Mapping[str, str] = os.environ) -> WorkerContext:
-    """The context that the agent has set. Raises InvalidJob naming what is missing."""
+    """The context that the agent, or torchrun, has set. Raises InvalidJob naming what is missing."""
+    local_rank = environment.get("LOCAL_RANK", "0")
+    if not local_rank.isdecimal():
+        raise InvalidJob(f"LOCAL_RANK {local_rank!r} is not a number")
+    if is_static(environment):
+        return _under_torchrun(environment, int(local_rank))
     names = ("POD", "UID", "INCARNATION", "MAILBOX", "RUN_DIR")
     values = {name: environment.get(f"CONCERTINA_{name}", "") for name in names}
     missing = [f"CONCERTINA_{name}" for name, value in values.items() if not value]
     if missing:
         raise InvalidJob(f"a worker is started by its agent; missing: {', '.join(missing)}")
-    local_rank = environment.get("LOCAL_RANK", "0")
-    if not local_rank.isdecimal():
-        raise InvalidJob(f"LOCAL_RANK {local_rank!r} is not a number")
     return WorkerContext(
         pod=values["POD"],
         uid=values["UID"],
@@ -53,9 +56,28 @@ def worker_context(environment: Mapping[str, str] = os.environ) -> WorkerContext
     )
 
 
+def _under_torchrun(environment: Mapping[str, str], local_rank: int) -> WorkerContext:
+    """Each rank stands for a pod of one worker; the record goes to CONCERTINA_RUN_DIR, or here."""
+    member, mailbox = static_round(environment)
+    return WorkerContext(
+        pod=member.pod,
+        uid=member.uid,
+        incarnation=member.incarnation,
+        local_rank=0,
+        mailbox=mailbox,
+        run_dir=Path(environment.get("CONCERTINA_RUN_DIR") or "."),
+        device=_device(local_rank),
+    )
+
+
 def _device(local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    if local_rank >= torch.cuda.device_count():
+        raise InvalidJob(
+            f"worker {local_rank} of this pod has no GPU: the pod has"
+            f" {torch.cuda.device_count()}, workersPerPod must not be more"
+        )
+    device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device

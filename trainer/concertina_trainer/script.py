@@ -1,0 +1,53 @@
+"""What a script calls that drives the training loop itself.
+
+    with session("job.yaml", task) as training:
+        for step in training:
+            with step:
+                for batch in step.micro_batches():
+                    step.backward(task.loss(step.model, batch))
+
+The script is a worker program: `python -m concertina_trainer.agent script.py` in a pod, or
+`torchrun --rdzv-backend=concertina ... script.py` in restart mode.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from concertina_trainer.agent.parent import die_with_parent
+from concertina_trainer.agent.settings import load_job
+from concertina_trainer.loop.context import worker_context
+from concertina_trainer.loop.session import Ending, Session
+from concertina_trainer.loop.status import StatusBoard
+from concertina_trainer.task import Task
+from concertina_trainer.worker import EXCLUDED_EXIT_CODE, failed, open_session
+
+
+@contextmanager
+def session(job: str | Path, task: Task) -> Iterator[Session]:
+    """This worker's part in the training of `task`, from warm-up to the end of the run.
+
+    `job` is the manifest; under an agent it is the agent's own copy of it that counts, whatever
+    `spec.model` names. An exception in the block is told to the agent and raised; SystemExit is
+    raised with code 3 when a round went on without this worker, which must then start anew.
+    """
+    die_with_parent()
+    logging.basicConfig(
+        level=os.environ.get("CONCERTINA_LOG_LEVEL", "INFO"),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    context = worker_context()
+    board = StatusBoard(context)
+    try:
+        manifest = load_job(Path(os.environ.get("CONCERTINA_JOB") or job))
+        with open_session(manifest, task, context, board=board) as training:
+            yield training
+    except Exception as error:
+        failed(board, error)
+        raise
+    if training.ending is Ending.EXCLUDED:
+        raise SystemExit(EXCLUDED_EXIT_CODE)
