@@ -150,10 +150,13 @@ def _first_status(directory: RunDirectory) -> JobStatus:
 
     The batch of the last shell is kept, so that as many pods start as it had asked for.
     """
-    last = read_membership(directory.membership)
+    last, stored = read_membership(directory.membership), StatusFile(directory.status).read()
+    # The membership may be gone already, the status may be older: rounds never fall.
+    newest = max(last.round if last else 0, stored.round)
     # The trainer's requests may count from an older checkpoint: all of them are news.
-    batch = StatusFile(directory.status).read().batch.model_copy(update={"sequence": 0})
+    batch = stored.batch.model_copy(update={"sequence": 0})
     directory.membership.unlink(missing_ok=True)
     for path in directory.report("any").parent.glob("*.json"):
         path.unlink()
-    return JobStatus(round=last.round if last else 0, batch=batch)
+    # Rounds of earlier shells were not tried in vain: the first of this one has its usual time.
+    return JobStatus(round=newest, committed_round=newest, batch=batch)

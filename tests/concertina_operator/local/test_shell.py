@@ -106,10 +106,13 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert notes.views[-1].stopping
     round_before = json.loads((tmp_path / "membership.json").read_text())["spec"]["round"]
 
+    (tmp_path / "membership.json").unlink()  # as a shell that is killed at its start leaves it
     longer = a_local_job(samples=first["samples"] + 3200)
     again = Notes()
     assert a_run(tmp_path, longer, notes=again) is Outcome.COMPLETED
     assert "-> wants 2 pods" in again.of(Topic.PLAN)[0]  # as the batch had asked for
+    # No round is overdue yet, so the first of this shell has its usual time.
+    assert again.views[0].status.committed_round == round_before
 
     steps = surviving_steps(read_rows(tmp_path / "steps.jsonl"))
     assert [row.step for row in steps] == list(range(1, len(steps) + 1))
