@@ -7,6 +7,7 @@ what the user can mend, 1 for the rest, 130 after Ctrl-C.
 
 import importlib.util
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def run(
             settings=Settings(metrics_port=metrics_port),
         )
     _plot_if_possible(path)
-    click.echo(_CLOSING[outcome].format(path=path))
+    close_with(_CLOSING[outcome].format(path=path))
     sys.exit(outcome.exit_code)
 
 
@@ -180,6 +181,16 @@ def check_ports(ports: Sequence[int]) -> None:
                     f"metrics port {port} is taken ({error.strerror}); choose another"
                     f" --metrics-port: {len(ports)} ports from there on must be free"
                 ) from error
+
+
+def close_with(text: str) -> None:
+    """Prints the last line; nobody has to read it."""
+    try:
+        click.echo(text)
+    except OSError:
+        # What the closed pipe did not take is flushed once more at exit, where it would be an error.
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _entries() -> list[EntryPoint]:

@@ -105,6 +105,19 @@ def test_a_missing_trainer_names_the_extra(
     assert "pip install 'concertina-training[trainer]'" in result.stderr
 
 
+def test_a_reader_that_has_gone_changes_no_exit_code() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = (
+        "import sys\nfrom concertina_operator.cli import close_with\n"
+        "close_with('completed')\nsys.exit(130)"
+    )
+    command = [sys.executable, "-c", program]
+    got = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (got.returncode, got.stderr) == (130, "")
+
+
 def test_plan_prints_a_table_or_an_explanation(manifest: Path) -> None:
     table = invoke("plan", manifest)
     assert table.exit_code == 0

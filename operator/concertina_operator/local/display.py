@@ -5,7 +5,8 @@ A terminal gets the live display (live.py, needs rich); everything else gets pla
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TextIO
@@ -102,6 +103,45 @@ class PlainDisplay(Display):
 
     def close(self) -> None:
         """Nothing to do: every line is flushed when it is printed."""
+
+
+class SteadyDisplay(Display):
+    """A display whose terminal or pipe may break: from then on nothing is shown."""
+
+    def __init__(self, display: Display, *, on_closed_pipe: Callable[[], None]) -> None:
+        """`on_closed_pipe` is called when the reader of a pipe has gone, as `head` does."""
+        self._display: Display | None = display
+        self._on_closed_pipe = on_closed_pipe
+
+    def say(self, line: Line) -> None:
+        """See Display."""
+        if self._display is not None:
+            with self._until_it_breaks():
+                self._display.say(line)
+
+    def show(self, view: View) -> None:
+        """See Display."""
+        if self._display is not None:
+            with self._until_it_breaks():
+                self._display.show(view)
+
+    def close(self) -> None:
+        """See Display."""
+        if self._display is not None:
+            with self._until_it_breaks():
+                self._display.close()
+
+    @contextmanager
+    def _until_it_breaks(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            broken, self._display = self._display, None
+            if broken is not None:
+                with suppress(OSError):
+                    broken.close()
+            if isinstance(error, BrokenPipeError):
+                self._on_closed_pipe()
 
 
 def display_for(output: TextIO) -> Display:

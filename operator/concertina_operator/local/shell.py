@@ -23,7 +23,7 @@ from concertina_operator.actions import Plan
 from concertina_operator.conditions import condition, holds
 from concertina_operator.local.apply import apply
 from concertina_operator.local.directory import RunDirectory
-from concertina_operator.local.display import Display
+from concertina_operator.local.display import Display, SteadyDisplay
 from concertina_operator.local.interrupts import Interrupts
 from concertina_operator.local.narrate import Line, Topic
 from concertina_operator.local.observe import Reports, observe, read_membership
@@ -60,12 +60,14 @@ def run_job(
 ) -> Outcome:
     """Trains until the job is over or stopped; leaves no process behind, whatever happens.
 
-    The first interrupt asks for a checkpoint and an orderly end, the second ends at once.
+    The first interrupt asks for a checkpoint and an orderly end, the second ends at once. A reader
+    of the output that goes away is an interrupt; a display that breaks otherwise is left dark.
     Raises InvalidJob for a job that would never start.
     """
     check_runnable(job)
     settings = settings or Settings()
     job = job.model_copy(update={"status": _first_status(directory)})
+    display = SteadyDisplay(display, on_closed_pipe=interrupts.request)
     story = Story(directory, display=display)
     pods = LocalPods(
         directory,

@@ -1,13 +1,20 @@
 """Plain lines and the live display."""
 
 import io
+import os
 import sys
 from typing import Any
 
 import pytest
 
 from concertina_api.v1alpha1 import JobStatus, Resize
-from concertina_operator.local.display import PlainDisplay, PodView, View, display_for
+from concertina_operator.local.display import (
+    PlainDisplay,
+    PodView,
+    SteadyDisplay,
+    View,
+    display_for,
+)
 from concertina_operator.local.live import LiveDisplay, picture
 from concertina_operator.local.narrate import Line, Topic
 from tests.concertina_operator.local.processes import a_local_job
@@ -145,3 +152,21 @@ def test_without_rich_a_terminal_gets_plain_lines_and_the_extra_is_named(
     output = _Terminal()
     assert isinstance(display_for(output), PlainDisplay)
     assert "pip install 'concertina-training[local]'" in output.getvalue()
+
+
+def test_a_closed_pipe_is_told_once_and_nothing_is_shown_any_more() -> None:
+    reader, writer = os.pipe()
+    closed: list[str] = []
+    with os.fdopen(writer, "w") as output:
+        display = SteadyDisplay(
+            PlainDisplay(output, every_seconds=0), on_closed_pipe=lambda: closed.append("closed")
+        )
+        display.say(Line(topic=Topic.NOTE, text="hello"))
+        assert os.read(reader, 100).endswith(b"hello\n")
+        os.close(reader)
+        for _ in range(3):
+            display.say(Line(topic=Topic.NOTE, text="anybody?"))
+            display.show(a_view())
+        display.close()
+        assert closed == ["closed"]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)  # for what the pipe did not take

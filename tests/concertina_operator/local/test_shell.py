@@ -13,7 +13,7 @@ import pytest
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import AdaptiveTrainingJob
 from concertina_operator.local.directory import open_directory
-from concertina_operator.local.display import View
+from concertina_operator.local.display import Display, PlainDisplay, View
 from concertina_operator.local.interrupts import Interrupts
 from concertina_operator.local.narrate import Line, Topic
 from concertina_operator.local.record import Outcome, read_rows, surviving_steps
@@ -46,7 +46,7 @@ def a_run(
     path: Path,
     job: AdaptiveTrainingJob | None = None,
     *,
-    notes: Notes | None = None,
+    notes: Display | None = None,
     interrupts: Interrupts | None = None,
 ) -> Outcome:
     job = job or a_local_job()
@@ -120,6 +120,18 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(second["starts"]) == 2
     assert second["wall_seconds"] > first["wall_seconds"]
     assert steps[-1].round > round_before
+
+
+def test_a_run_whose_reader_has_gone_saves_and_stops(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output:
+        assert a_run(tmp_path, a_local_job(samples=100_000), notes=PlainDisplay(output)) is (
+            Outcome.INTERRUPTED
+        )
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)  # for what the pipe did not take
+    assert json.loads((tmp_path / "summary.json").read_text())["outcome"] == "interrupted"
+    assert "stopping: saves a checkpoint" in (tmp_path / "run.log").read_text()
 
 
 def test_a_second_interrupt_ends_everything_at_once(
