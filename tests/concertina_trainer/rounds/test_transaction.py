@@ -6,6 +6,7 @@ import time
 import pytest
 
 from concertina_api.v1alpha1 import Intent, PodPhase
+from concertina_trainer.agent.mailbox import put
 from concertina_trainer.rounds.phases import POINTS
 from tests.fleet import Fleet
 from tests.tasks import job_document
@@ -76,8 +77,12 @@ def test_a_holder_killed_at_any_point_returns_all_to_the_checkpoint(tmp_path, vi
             members = [other, spare] if victim == "b" else [spare, other]
             newest = fleet.publish(members, lost=[doomed])
             fleet.wait_round(newest.round, members)
+            assert fleet.pods[members[0]].status.acknowledged.source == "checkpoint", point
         stop(fleet, members)
-        assert fleet.pods[members[0]].status.progress.step > 0
+        position = 0
+        for first, batch in fleet.samples_of_steps():
+            assert first == position
+            position = first + batch
 
 
 @pytest.mark.parametrize(
@@ -144,13 +149,20 @@ def test_suspension_saves_and_a_later_start_goes_on_at_the_same_sample(tmp_path)
 
 
 def test_an_excluded_worker_ends_and_does_not_move_the_newest_checkpoint(tmp_path):
-    with Fleet(tmp_path, long_job()) as fleet:
+    job = long_job(checkpoint={"path": "checkpoints", "everySeconds": 0})
+    with Fleet(tmp_path, job) as fleet:
         fleet.start("a", "b")
-        fleet.publish(["a", "b"])
-        fleet.wait_steps(2)
-        newest = fleet.publish(["a"], lost=["b"])
+        fleet.publish(["b", "a"])
+        latest = tmp_path / "checkpoints" / "latest"
+        fleet.wait(latest.exists, "a checkpoint of round 1")
+        # b leads; to it the next membership comes first, so whatever it saves now is too late.
+        newest = fleet.publish(["a"], lost=["b"], to=["b"])
         fleet.wait_end("b", code=3)
+        named = latest.read_text()
+        put(fleet.pods["a"].mailbox / "membership.json", newest)
         fleet.wait_round(newest.round, ["a"])
+        assert fleet.pods["a"].status.acknowledged.source == "checkpoint"
+        assert named == latest.read_text() or f"-r{newest.round}-" in latest.read_text()
         stop(fleet, ["a"])
 
 
@@ -242,4 +254,31 @@ def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path):
         (tmp_path / "checkpoints").write_text("a file where the folder should be")
         fleet.wait_end("a", code=1)
 
-        assert "the last checkpoint (step 10) is not saved" in fleet.pods["a"].status.failure.message
+        assert (
+            "the last checkpoint (step 10) is not saved" in fleet.pods["a"].status.failure.message
+        )
+
+
+def test_a_leaver_of_a_first_round_is_free_and_members_start_from_the_seed(tmp_path):
+    with Fleet(tmp_path, long_job(samples=40)) as fleet:
+        fleet.start("a", "b", "c")
+        fleet.publish(["a", "b"], leaving=["c"])
+        fleet.wait_end("c", "a", "b")
+
+        assert fleet.pods["c"].status.phase is PodPhase.LEFT
+        assert_every_sample_once(fleet)
+
+
+def test_a_round_that_loses_and_drains_at_once_starts_from_the_checkpoint(tmp_path):
+    job = long_job(checkpoint={"path": "checkpoints", "everySeconds": 0})
+    with Fleet(tmp_path, job) as fleet:
+        fleet.start("a", "b", "c", "d")
+        fleet.publish(["a", "b", "c"])
+        fleet.wait(lambda: (tmp_path / "checkpoints" / "latest").exists(), "a checkpoint")
+        fleet.kill("b")
+        newest = fleet.publish(["d", "a"], leaving=["c"], lost=["b"])
+        fleet.wait_end("c")
+        fleet.wait_round(newest.round, ["a", "d"])
+
+        assert fleet.pods["d"].status.acknowledged.source == "checkpoint"
+        stop(fleet, ["d", "a"])

@@ -29,7 +29,9 @@ def batch_norm_after_steps(num_micro_batches):
             number = slot * world + rank
             model(batch(100 * step + number % num_micro_batches))
             mean.end_micro_batch(weight=1.0 if number < num_micro_batches else 0.0)
-        mean.end_step(num_micro_batches=num_micro_batches)
+        seen = torch.tensor(mean.presence())
+        dist.all_reduce(seen)
+        mean.end_step(seen.tolist(), num_micro_batches=num_micro_batches)
         want["num_batches_tracked"] += 1
         for name in ("running_mean", "running_var"):
             want[name] += torch.stack([change[name] for change in changes]).mean(0)
@@ -63,3 +65,20 @@ def test_a_dropped_step_leaves_buffers_at_their_value():
     mean.discard()
 
     assert counter.tolist() == [0.0, 0.0]
+
+
+def a_buffer_that_only_rank_0_changes():
+    buffer, counter = torch.zeros(2), torch.zeros((), dtype=torch.int64)
+    mean = BufferMean({"seen": buffer, "count": counter})
+    if dist.get_rank() == 0:
+        buffer += 4
+        counter += 1
+    mean.end_micro_batch(weight=1.0)
+    presence = torch.tensor(mean.presence())
+    dist.all_reduce(presence)
+    mean.end_step(presence.tolist(), num_micro_batches=2)
+    return buffer.tolist(), counter.item()
+
+
+def test_a_buffer_that_only_some_micro_batches_change_is_the_same_on_all_ranks():
+    assert worlds.run(a_buffer_that_only_rank_0_changes, 2) == [([2.0, 2.0], 1)] * 2

@@ -5,6 +5,7 @@ taken over all ranks, so the result does not depend on the world size. After eac
 session looks whether a round waits; where the evaluation stopped travels with the progress.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,9 +15,11 @@ import torch.distributed as dist
 from torch import nn
 
 from concertina_api.batch import accumulation
+from concertina_api.errors import InvalidJob
 from concertina_trainer.loop.progress import PartialEvaluation, Progress
 from concertina_trainer.loop.step import on_device
 from concertina_trainer.rounds.transport import Groups
+from concertina_trainer.schedule.order import seed_of
 from concertina_trainer.sharding.restore import settle
 from concertina_trainer.task import MapDataset, Task
 
@@ -30,6 +33,9 @@ class Evaluation:
     def __init__(self, task: Task, *, micro_batch_size: int, device: torch.device) -> None:
         self._task = task
         self._sets: Mapping[str, MapDataset] = task.evaluation()
+        for name, data in self._sets.items():
+            if len(data) == 0:
+                raise InvalidJob(f"evaluation set {name} is empty")
         self._micro_batch_size = micro_batch_size
         self._device = device
 
@@ -51,7 +57,8 @@ class Evaluation:
             return replace(
                 progress, evaluation=replace(partial, next_micro_batch=stop, totals=summed)
             )
-        losses = {**progress.evaluation_losses, partial.name: summed["loss"] / summed["weight"]}
+        loss = summed["loss"] / summed["weight"] if summed["weight"] else math.nan
+        losses = {**progress.evaluation_losses, partial.name: loss}
         left = names[names.index(partial.name) + 1 :]
         following = PartialEvaluation(name=left[0], next_micro_batch=0, totals={}) if left else None
         return replace(
@@ -78,6 +85,7 @@ class Evaluation:
                 number = start + slot * groups.world_size + groups.rank
                 weight = 1.0 if number < stop else 0.0
                 batch = self._batch(data, min(number, stop - 1))
+                torch.manual_seed(seed_of(0, number))
                 loss = self._task.loss(model, batch)
                 values: dict[str, Any] = {
                     "loss": loss.total,

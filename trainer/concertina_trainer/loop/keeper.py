@@ -68,7 +68,7 @@ class StateKeeper:
         controller: BatchController,
         initial: Progress,
         find_origin: Callable[[Groups], Holding | None],
-        expect: Callable[[int, Progress, int, int], None],
+        expect: Callable[[int, int, int, int], None],
     ) -> None:
         """`find_origin` gives the state of a first start; `expect` aims the loader."""
         self._spec = spec
@@ -107,7 +107,8 @@ class StateKeeper:
     def greeting(self) -> Greeting:
         """See Keeper. A state that was prepared, and perhaps committed elsewhere, is offered too."""
         if self._prepared is not None:
-            self.held.append(self._hold(*self._prepared))
+            # At most one state besides the old: of two prepared ones the newer is enough.
+            self.held = [*self.held[:1], _on_host(self._hold(*self._prepared))]
             self._prepared = None
         return Greeting(parts=tuple(map(_part, self.held)))
 
@@ -119,9 +120,9 @@ class StateKeeper:
                 return held
         return None
 
-    def expect(self, samples: int, *, rank: int, world_size: int) -> None:
+    def expect(self, samples: int, *, batch: int, rank: int, world_size: int) -> None:
         """See Keeper."""
-        self._expect(samples, self.progress, rank, world_size)
+        self._expect(samples, batch, rank, world_size)
 
     def origin(self, groups: Groups) -> Holding | None:
         """See Keeper."""
@@ -135,7 +136,8 @@ class StateKeeper:
             precision=self._spec.training.precision,
             device=self._device,
         )
-        tensors = dict(holding.tensors)
+        tensors = holding.tensors
+        assert isinstance(tensors, dict), "a state that was moved or read for this rank alone"
         with torch.no_grad():
             fill_model(model, tensors)
         parameters = parameter_names(model)

@@ -64,7 +64,8 @@ class Progress:
         return cls(
             step=int(values["step"]),
             samples=int(values["samples"]),
-            global_batch_size=int(values["globalBatchSize"]),
+            # A manifest with a lower maximum holds at once.
+            global_batch_size=min(int(values["globalBatchSize"]), controller.policy.batch.max),
             controller=controller.restore(values["controller"]),
             skipped_steps=int(values["skippedSteps"]),
             skipped_in_a_row=int(values["skippedInARow"]),

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -30,8 +30,11 @@ class Record:
         full = {key: _plain(value) for key, value in row.items()} | {"time": round(time.time(), 4)}
         line = json.dumps(full, allow_nan=False) + "\n"
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line)
+            with self._path.open("a+b") as file:
+                # A line that was cut short by the end of its writer stays a line of its own.
+                if file.tell() and not _ends_a_line(file):
+                    file.write(b"\n")
+                file.write(line.encode())
         except OSError as error:
             # A full disk must not end training; the row is in the log instead.
             log.warning("a row of the record is not written: %s: %s", error, line.rstrip())
@@ -58,10 +61,17 @@ class Record:
         return marked
 
 
+def _ends_a_line(file: BinaryIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
 def _plain(value: object) -> object:
     """JSON has no NaN: a loss that is not finite is null."""
     if isinstance(value, torch.Tensor):
         value = value.item()
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, float):
         return round(value, 8) if math.isfinite(value) else None
     return value

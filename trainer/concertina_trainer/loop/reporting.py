@@ -7,8 +7,11 @@ The session calls it at each event; nothing here influences training, except tha
 import logging
 import math
 import resource
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from concertina_api.errors import RoundFailed
 from concertina_api.v1alpha1 import JobSpec, Membership, PodPhase, Progress, Resize
@@ -60,10 +63,10 @@ class Reporter:
         """Change the status at once."""
         self._board.tell(**changes)
 
-    def announce(self, membership: Membership, samples: int) -> None:
+    def announce(self, membership: Membership, *, samples: int, batch: int) -> None:
         """Tell the joiners of a round where training will go on; not being heard does no harm."""
         try:
-            announce(membership, samples)
+            announce(membership, samples=samples, batch=batch)
         except RoundFailed as error:
             log.debug("could not announce round %d: %s", membership.round, error)
 
@@ -94,7 +97,6 @@ class Reporter:
         )
         self._pause_seconds = pause_seconds
         holding = keeper.hold()
-        self._saver.enter(entered.membership, rank=live.groups.rank)
         self._saver.reserve(holding)
         state = keeper.progress.controller
         self.tell(
@@ -141,7 +143,7 @@ class Reporter:
         decision = observation.decision
         if decision is not None:
             self._noise_scale = decision.noise_scale
-        row = self._record.append(
+        stop = self._row(
             {
                 "step": progress.step,
                 "samples": progress.samples,
@@ -164,11 +166,11 @@ class Reporter:
         if not result.finite:
             log.warning("step %d skipped: loss or gradient is not finite", progress.step)
         if decision is not None:
-            self._decided(progress.step, progress.samples, decision, acts=True)
+            stop |= self._decided(progress.step, progress.samples, decision, acts=True)
             if decision.grow:
                 changes["request"] = request(observation.state, decision)
         for shadow in observation.shadows:
-            self._decided(progress.step, progress.samples, shadow, acts=False)
+            stop |= self._decided(progress.step, progress.samples, shadow, acts=False)
         status = self._board.status
         self._board.mention(
             progress=self._progress(keeper, loss=result.loss, result=facts),
@@ -180,25 +182,20 @@ class Reporter:
         )
         if changes:
             self.tell(**changes)
-        wish = self._task.on_step(row)
-        if isinstance(wish, StopTraining):
-            log.info("the task stops training at step %d: %s", progress.step, wish.reason)
-            return True
-        return False
+        return stop
 
-    def evaluated(self, keeper: StateKeeper) -> None:
-        """A piece of an evaluation is done; a row when it was the last."""
+    def evaluated(self, keeper: StateKeeper) -> bool:
+        """A piece of an evaluation is done; a row when it was the last. True: stop training."""
         live, progress = keeper.live, keeper.progress
         if live is None or live.groups.rank != 0 or progress.evaluation is not None:
-            return
-        row = self._record.append(
+            return False
+        return self._row(
             {
                 "evaluation": dict(progress.evaluation_losses),
                 "step": progress.step,
                 "samples": progress.samples,
             }
         )
-        self._task.on_step(row)
 
     def abandoned(self, micro_batches: int) -> None:
         """A step was dropped to be run again."""
@@ -214,11 +211,19 @@ class Reporter:
                 "back at step %d: %d rows of the record are discarded", progress.step, marked
             )
 
-    def _decided(self, step: int, samples: int, decision: Decision, *, acts: bool) -> None:
-        row = {"decision": decision.to_json(), "step": step, "samples": samples}
-        self._record.append(row if acts else row | {"shadow": True})
+    def _decided(self, step: int, samples: int, decision: Decision, *, acts: bool) -> bool:
         if acts and decision.grow:
             log.info("step %d: %s", step, decision.reason)
+        row = {"decision": decision.to_json(), "step": step, "samples": samples}
+        return self._row(row if acts else row | {"shadow": True})
+
+    def _row(self, row: Mapping[str, Any]) -> bool:
+        """Record a row and show it to the task; True when the task asks to stop."""
+        wish = self._task.on_step(self._record.append(row))
+        if isinstance(wish, StopTraining):
+            log.info("the task stops training at step %d: %s", row["step"], wish.reason)
+            return True
+        return False
 
     def _progress(
         self, keeper: StateKeeper, *, loss: float | None, result: StepFacts | None = None
@@ -240,5 +245,7 @@ class Reporter:
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Largest memory of this process so far: of the device if there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

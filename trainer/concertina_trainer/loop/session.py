@@ -119,6 +119,7 @@ class Session:
         self._pause_from: float | None = None
         self._stop = False
         self._waited = 0.0
+        self._checked = False
         self.ending: Ending | None = None
 
     @property
@@ -163,6 +164,8 @@ class Session:
             if step is not None:
                 yield step
                 self._after(step)
+                step.release()
+                step = None
 
     def _step_or_duty(self) -> Step | None:
         """The next step; or None, when something else was due before it and is done now."""
@@ -185,8 +188,7 @@ class Session:
             if membership is None:
                 return self.ending is None
             if self._context.name not in present(membership):
-                if self._membership is not None:
-                    self.ending = Ending.EXCLUDED
+                self.ending = Ending.EXCLUDED
                 continue
             if membership.members:
                 self._switch(membership)
@@ -219,6 +221,8 @@ class Session:
                 if named or self._membership is not None:
                     return newest
             if self._membership is not None and time.monotonic() > deadline:
+                for holding in self.keeper.held[:1]:
+                    self._saver.save_now(holding)
                 raise TrainingFailed(
                     f"no membership after round {self._tried} within {ARBITER_TIMEOUT_SECONDS:.0f} s"
                 )
@@ -255,6 +259,7 @@ class Session:
     def _begin_world(self, entered: Entered, phases: Phases, *, world_size_before: int) -> None:
         live = self.keeper.live
         assert live is not None
+        self._saver.enter(entered.membership, rank=live.groups.rank)
         if entered.source is None:
             self._renumber_requests(entered.membership.request_sequence)
         self._world = World(
@@ -266,7 +271,13 @@ class Session:
         )
         self._aim_on()
         phases.mark("begin")
-        pause = time.perf_counter() - self._pause_from if self._pause_from is not None else 0.0
+        if self._pause_from is not None:
+            pause = time.perf_counter() - self._pause_from
+        else:
+            # A joiner has no step to count from: what it saw is all but the first wait.
+            pause = sum(phases.seconds.values()) - phases.seconds["greet"]
+        if entered.source is not None:
+            world_size_before = entered.source.world_size
         self._reporter.entered(
             entered,
             self.keeper,
@@ -385,7 +396,7 @@ class Session:
         """Tell joiners where training will go on, so that they load data ahead."""
         if self._world is not None and self._world.live.groups.rank == 0 and newest.members:
             after = self.progress.samples + self._batch_now()
-            self._reporter.announce(newest, after)
+            self._reporter.announce(newest, samples=after, batch=self.progress.global_batch_size)
 
     def _cannot_finish(self, slots_left: int) -> bool:
         """Whether the pod must end before this step is likely to."""
@@ -415,7 +426,7 @@ class Session:
         statistics = StepStatistics(
             weighted_squares=result.weighted_squares,
             square_norm=result.square_norm,
-            num_micro_batches=geometry.num_micro_batches,
+            num_micro_batches=result.num_micro_batches,
             samples=geometry.global_batch_size,
             weight=result.weight,
         )
@@ -434,8 +445,9 @@ class Session:
             micro_batch_seconds=result.micro_batch_seconds,
             stopped=before.stopped or result.agreement.stop,
         )
-        if before.step == 0:
+        if result.finite and not self._checked:
             self.keeper.hold()  # refuses state that could not move, before anything is lost
+            self._checked = True
         self._aim_on()
         waited, self._waited = self._loader.wait_seconds - self._waited, self._loader.wait_seconds
         facts = StepFacts(
@@ -457,12 +469,12 @@ class Session:
     def _aim_on(self) -> None:
         assert self._world is not None
         groups = self._world.live.groups
-        self._aim(self.progress.samples, self.progress, groups.rank, groups.world_size)
+        progress = self.progress
+        self._aim(progress.samples, progress.global_batch_size, groups.rank, groups.world_size)
 
-    def _aim(self, samples: int, progress: Progress, rank: int, world_size: int) -> None:
+    def _aim(self, samples: int, batch: int, rank: int, world_size: int) -> None:
         """Load ahead for this and the next step."""
         m = self._spec.batch.micro_batch_size
-        batch = progress.global_batch_size
         first = []
         for start in (samples, samples + batch):
             count = min(batch, last_batch(max(self._total_samples - start, 0), m)) // m
@@ -487,10 +499,10 @@ class Session:
     def _evaluate(self) -> None:
         assert self._world is not None
         live = self._world.live
-        agreement = self._world.control.beat(self._flags(0))
-        del agreement  # a round that all see is entered by _settle, before the next piece
+        # A round that all see is entered by _settle, before the next piece.
+        self._world.control.beat(self._flags(0))
         self.keeper.progress = self._evaluation.advance(live.model, live.groups, self.progress)
-        self._reporter.evaluated(self.keeper)
+        self._stop |= self._reporter.evaluated(self.keeper)
         self._pause_from = time.perf_counter()
 
     def _is_finished(self) -> bool:

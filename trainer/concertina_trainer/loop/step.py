@@ -76,6 +76,8 @@ class StepResult:
     square_norm: float
     """|g|^2 of the mean gradient, before clipping."""
     weight: float
+    num_micro_batches: int
+    """Real ones that had any weight."""
     batch: int
     """Global batch that rank 0 has decided for the next step."""
     finite: bool
@@ -90,6 +92,8 @@ class Step:
     Use it as a context manager: leaving it finishes the step, and a round that breaks inside is
     caught, so that the session can enter the next one. Without `with`, call `finish()`.
     """
+
+    _world: World
 
     def __init__(
         self,
@@ -160,12 +164,13 @@ class Step:
                 torch.autograd.backward(loss.total)
             self._add("loss", loss.total.detach())
             self._add("weight", loss.weight)
+            self._add("counted", torch.as_tensor(loss.weight) > 0)
             for name, value in loss.metrics.items():
                 self._add(f"metric/{name}", value)
         else:
             # The same collectives as the others, a gradient of zero, nothing counted.
             torch.autograd.backward(loss.total * 0.0)
-            for name in ("loss", "weight", *(f"metric/{name}" for name in loss.metrics)):
+            for name in ("loss", "weight", "counted", *(f"metric/{name}" for name in loss.metrics)):
                 self._add(name, 0.0)
         self._world.buffers.end_micro_batch(weight=1.0 if self._real else 0.0)
         self.slots_done += 1
@@ -181,7 +186,10 @@ class Step:
         live = self._world.live
         world_size = live.groups.world_size
         vector = self._reduced_vector()
-        weighted_squares, shares, batch, seconds, loss, weight, *metrics = vector.tolist()
+        values = vector.tolist()
+        weighted_squares, shares, batch, seconds, counted, loss, weight = values[:7]
+        names = [name for name in sorted(self._sums) if "/" in name]
+        metrics, presence = values[7 : 7 + len(names)], values[7 + len(names) :]
         # FSDP averages over ranks: what is in .grad is the sum of all totals, divided by W.
         scale = world_size / weight if weight else math.nan
         square_norm = shares * scale**2
@@ -189,15 +197,20 @@ class Step:
         agreement = self._world.control.collect()
         if finite:
             self._update(scale * self._clip_factor(square_norm))
-            self._world.buffers.end_step(num_micro_batches=self.geometry.num_micro_batches)
+            self._world.buffers.end_step(
+                presence, num_micro_batches=self.geometry.num_micro_batches
+            )
         else:
             self._world.buffers.discard()
         live.optimizer.zero_grad(set_to_none=True)
         self.seconds = time.perf_counter() - self._start
-        names = [name.removeprefix("metric/") for name in sorted(self._sums) if "/" in name]
         self.result = StepResult(
             loss=loss / weight if weight else math.nan,
-            metrics={name: value / weight for name, value in zip(names, metrics, strict=True)},
+            metrics={
+                name.removeprefix("metric/"): value / weight if weight else math.nan
+                for name, value in zip(names, metrics, strict=True)
+            },
+            num_micro_batches=round(counted),
             weighted_squares=weighted_squares,
             square_norm=square_norm,
             weight=weight,
@@ -206,6 +219,11 @@ class Step:
             micro_batch_seconds=seconds / world_size,
             agreement=agreement,
         )
+
+    def release(self) -> None:
+        """Let go of the round's objects, so that a resize can free them; the result stays."""
+        del self._world
+        self.broken = None
 
     def __enter__(self) -> Self:
         return self
@@ -231,7 +249,7 @@ class Step:
     def _add(self, name: str, value: float | torch.Tensor) -> None:
         seen = self._sums.get(name)
         if isinstance(value, torch.Tensor):
-            value = value.detach().double()
+            value = value.detach().double().to(self._world.device)
         else:
             value = torch.tensor(value, dtype=torch.float64, device=self._world.device)
         self._sums[name] = value if seen is None else seen + value
@@ -239,11 +257,15 @@ class Step:
     def _synchronize(self, *, last: bool) -> None:
         if self._training.gradient_sync is GradientSync.LAST_MICRO_BATCH:
             model = self.model
-            assert isinstance(model, FSDPModule)
+            if not isinstance(model, FSDPModule):
+                raise InvalidJob("gradientSync LastMicroBatch needs fully_shard on the root")
             model.set_requires_gradient_sync(last)
 
     def _reduced_vector(self) -> torch.Tensor:
-        """[R, shares of |sum / W|^2, batch, seconds, loss, weight, metrics...], summed over ranks."""
+        """What all ranks must know, summed over them.
+
+        [R, shares of |sum / W|^2, batch, seconds, counted, loss, weight, metrics..., buffers...]
+        """
         live, device = self._world.live, self._world.device
         share = local_square_norm(
             (p.grad for p in live.parameters if p.grad is not None),
@@ -252,13 +274,14 @@ class Step:
         head = [self._world.probe.take().double(), torch.as_tensor(share).double()]
         seconds = (time.perf_counter() - self._start) / self.slots
         facts = [float(self._next_batch if live.groups.rank == 0 else 0), seconds]
-        sums = [self._sums[name] for name in ("loss", "weight")]
+        sums = [self._sums[name] for name in ("counted", "loss", "weight")]
         sums += [self._sums[name] for name in sorted(self._sums) if "/" in name]
         vector = torch.cat(
             [
                 torch.stack([value.to(device) for value in head]),
                 torch.tensor(facts, dtype=torch.float64, device=device),
                 torch.stack([value.to(device) for value in sums]),
+                torch.tensor(self._world.buffers.presence(), dtype=torch.float64, device=device),
             ]
         )
         dist.all_reduce(vector)
@@ -284,6 +307,7 @@ class Step:
     def _abandon(self) -> None:
         """Drop what was accumulated: the same samples are run again in the next round."""
         self.abandoned = True
+        self._world.control.collect()  # nothing may be under way when the groups are ended
         self._world.probe.take()
         self._world.buffers.discard()
         settle(self.model)

@@ -21,6 +21,8 @@ from concertina_api.errors import RoundFailed
 from concertina_trainer.rounds.agreement import Greeting
 
 POLL_SECONDS = 0.002
+SLOW_POLL_SECONDS = 0.02
+"""While the others still train: a joiner may wait for as long as a step takes."""
 
 
 class Answer(StrEnum):
@@ -33,8 +35,8 @@ class Answer(StrEnum):
 class Desk:
     """One participant's access to the store of a round.
 
-    `superseded` says whether a newer membership makes waiting pointless. Every method raises
-    RoundFailed when the store is gone.
+    `superseded` says whether a newer membership makes waiting pointless. A store that is gone
+    shows as torch's DistError, which the transaction turns into RoundFailed.
     """
 
     def __init__(self, store: Store, *, number: int, participants: Sequence[str], me: str) -> None:
@@ -57,7 +59,8 @@ class Desk:
             elif superseded():
                 self._settle("go", Answer.NO)
             else:
-                time.sleep(POLL_SECONDS)
+                others = self.store.check([f"hello/{(self.index + 1) % len(keys)}"])
+                time.sleep(POLL_SECONDS if others else SLOW_POLL_SECONDS)
         if self.store.get("go").decode() != Answer.YES:
             raise RoundFailed(f"round {self._number} was given up before everyone had come")
         return [Greeting.model_validate_json(self.store.get(key)) for key in keys]
@@ -103,9 +106,12 @@ class Desk:
         self.store.compare_set(key, "", answer.value)
 
 
-def tell_soon(store: Store, number: int, samples: int) -> None:
-    """Leave word in the store of a round that it will begin at this sample."""
-    PrefixStore(f"round-{number}/", store).set("told/soon", json.dumps(samples))
+def tell_soon(store: Store, number: int, soon: dict[str, int]) -> None:
+    """Leave word in the store of a round where it will begin. Raises RoundFailed."""
+    try:
+        PrefixStore(f"round-{number}/", store).set("told/soon", json.dumps(soon))
+    except dist.DistError as error:
+        raise RoundFailed(f"the store of round {number} is gone") from error
 
 
 def connect(host: str, port: int, *, timeout: timedelta) -> Store:

@@ -25,6 +25,8 @@ from concertina_trainer.sharding.header import decode_header, encode_header
 from concertina_trainer.sharding.state import Holding
 
 STORE_TIMEOUT = timedelta(seconds=30)
+ANNOUNCE_TIMEOUT = timedelta(seconds=1)
+"""The announcement is made within a step: better unheard than late."""
 
 
 class Keeper(Protocol):
@@ -36,8 +38,8 @@ class Keeper(Protocol):
     def holding(self, source: Source) -> Holding | None:
         """This worker's part of a state, on the device that sends it."""
 
-    def expect(self, samples: int, *, rank: int, world_size: int) -> None:
-        """Training will go on from here at this rank: a chance to load data ahead."""
+    def expect(self, samples: int, *, batch: int, rank: int, world_size: int) -> None:
+        """Training will go on from here with this batch: a chance to load data ahead."""
 
     def origin(self, groups: Groups) -> Holding | None:
         """The state to start from when nobody holds one, as parts of a world of any size.
@@ -47,7 +49,10 @@ class Keeper(Protocol):
         """
 
     def build(self, groups: Groups, holding: Holding) -> None:
-        """Build live objects from this rank's part of the new world; the old ones stay."""
+        """Build live objects from this rank's part of the new world; the old ones stay.
+
+        Takes the tensors out of `holding` as it goes, so that no row is in memory twice for long.
+        """
 
     def commit(self) -> None:
         """The new objects are the state; drop the old."""
@@ -106,6 +111,7 @@ class _Entry:
         self.transport = transport
         self.superseded = superseded
         self.phases = phases
+        self.expecting = False
         self.members = membership.workers()
         self.participants = (*self.members, *workers_of(membership.leaving))
         leader = membership.members[0]
@@ -121,6 +127,12 @@ class _Entry:
             raise TrainingFailed(problem)
         self.transport.close()  # everyone has greeted, so nobody waits in the old round any more
         self.phases.mark("greet")
+        if source is None:
+            # Nobody holds a whole state: leavers have nothing to hand over.
+            self.participants = self.members
+            if self.rank is None:
+                self._commit()
+                return Entered(membership=self.membership, groups=None, source=None)
         groups = self._open("exchange", self.desk.index, len(self.participants))
         self.phases.mark("open")
         part = self._from_origin(groups) if source is None else self._from_memory(source)
@@ -136,10 +148,17 @@ class _Entry:
 
     def _waits_in_vain(self) -> bool:
         """While others finish their step, a joiner may learn where training will go on."""
-        soon = self.desk.told("soon")
-        if soon is not None and self.rank is not None:
-            self.keeper.expect(int(soon), rank=self.rank, world_size=len(self.members))
+        if self.rank is not None and not self.expecting:
+            soon = self.desk.told("soon")
+            if soon is not None:
+                self._expect(soon["samples"], soon["batch"])
         return self.superseded()
+
+    def _expect(self, samples: int, batch: int) -> None:
+        """Training will go on here: data may be loaded while rows move."""
+        assert self.rank is not None
+        self.expecting = True
+        self.keeper.expect(samples, batch=batch, rank=self.rank, world_size=len(self.members))
 
     def _open(self, name: str, rank: int, world_size: int) -> Groups:
         store = PrefixStore(f"{name}/", self.desk.store)
@@ -153,8 +172,6 @@ class _Entry:
 
     def _from_origin(self, groups: Groups) -> Holding | None:
         """Start from a checkpoint, which all read, or from the seed, which the leader spreads."""
-        if self.rank is None:
-            return None
         found = self.keeper.origin(groups)
         world_size = len(self.members)
         if found is not None and (found.world_size, found.rank) == (world_size, self.rank):
@@ -184,10 +201,9 @@ class _Entry:
         step: int,
     ) -> Holding | None:
         entries, extra = decode_header(header)
-        if self.rank is not None:
-            self.keeper.expect(
-                int(extra.get("samples", 0)), rank=self.rank, world_size=len(self.members)
-            )
+        if self.rank is not None and "progress" in extra:
+            progress = extra["progress"]
+            self._expect(progress["samples"], progress["globalBatchSize"])
         route = Route(holders=holders, receivers=range(len(self.members)), without_state=newcomers)
         with torch.no_grad():
             tensors = exchange(
@@ -229,11 +245,11 @@ class _Entry:
         self.phases.mark("commit")
 
 
-def announce(membership: Membership, samples: int) -> None:
-    """Tell those who wait in a round at which sample training will go on.
+def announce(membership: Membership, *, samples: int, batch: int) -> None:
+    """Tell those who wait in a round at which sample training will go on, and with which batch.
 
     Called by the leader of the round before, a step ahead of the switch. Raises RoundFailed.
     """
     leader = membership.members[0]
-    store = connect(leader.host, leader.port, timeout=STORE_TIMEOUT)
-    tell_soon(store, membership.round, samples)
+    store = connect(leader.host, leader.port, timeout=ANNOUNCE_TIMEOUT)
+    tell_soon(store, membership.round, {"samples": samples, "batch": batch})

@@ -20,7 +20,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from concertina_trainer.rounds import sockets
 
-OPEN_TIMEOUT = timedelta(seconds=120)
+OPEN_TIMEOUT = timedelta(seconds=20)
+"""Everyone has greeted before groups are opened, so only a death keeps anybody waiting."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """Backstop only: a dead peer is noticed by its closed sockets or by a newer membership."""
 _BROKEN_WORDS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")

@@ -1,11 +1,14 @@
 """A thread that breaks off a collective that can never end.
 
 A worker blocked in a collective does not look at anything. This thread does: when a newer
-membership says that somebody of the present round is gone (or, while a round is being entered,
-that it was given up), it ends the round's connections, and the blocked call raises.
+membership says that somebody of the present round is gone, it ends the round's connections, and
+the blocked call raises. While a round is being entered, a newer one that names everybody means
+that this one was given up; but the newer one may also come from a leader that was faster, so
+that counts only when this worker still has not arrived after a while.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from concertina_api.v1alpha1 import Membership, workers_of
 from concertina_trainer.agent.mailbox import membership_inbox
 
 INTERVAL_SECONDS = 0.05
+GIVEN_UP_SECONDS = 2.0
+"""How long entering goes on when a newer round names everybody."""
 
 
 class Watch:
@@ -25,11 +30,12 @@ class Watch:
         self._round = 0
         self._needed: frozenset[str] = frozenset()
         self._entering = False
+        self._overtaken_at: float | None = None
         self._ended = threading.Event()
         threading.Thread(target=self._run, name="concertina-watch", daemon=True).start()
 
     def entering(self, number: int, participants: Iterable[str]) -> None:
-        """From now on any newer round ends the waiting."""
+        """From now on the loss of a participant ends the waiting, or a newer round that stays."""
         self._set(number, participants, entering=True)
 
     def training(self, number: int, members: Iterable[str]) -> None:
@@ -47,6 +53,7 @@ class Watch:
     def _set(self, number: int, needed: Iterable[str], *, entering: bool) -> None:
         with self._lock:
             self._round, self._needed, self._entering = number, frozenset(needed), entering
+            self._overtaken_at = None
 
     def _run(self) -> None:
         while not self._ended.wait(INTERVAL_SECONDS):
@@ -56,7 +63,13 @@ class Watch:
                     self._break_off()
 
     def _hopeless(self, newest: Membership) -> bool:
-        return self._entering or not self._needed <= present(newest)
+        if not self._needed <= present(newest):
+            return True
+        if not self._entering:
+            return False
+        now = time.monotonic()
+        self._overtaken_at = self._overtaken_at or now
+        return now - self._overtaken_at > GIVEN_UP_SECONDS
 
 
 def present(membership: Membership) -> set[str]:

@@ -5,7 +5,7 @@ its real micro-batches of the changes, and integer counters advance by one. So b
 are per micro-batch ("ghost" batch norm, Hoffer et al. 2017, arXiv 1705.08741) at any world size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -54,23 +54,34 @@ class BufferMean:
                 )
             self._restore(name)
 
-    def end_step(self, *, num_micro_batches: int) -> None:
-        """Apply the mean change over all ranks. Collective when any buffer changed."""
-        if self._changes:
-            names = sorted(self._changes)
-            flat = torch.cat([self._changes[name].flatten() for name in names])
+    def presence(self) -> list[float]:
+        """1 for each buffer that this rank has seen change in the step, in a fixed order.
+
+        Summed over ranks it says which buffers changed anywhere: `end_step` needs to know.
+        """
+        return [float(name in self._changes or name in self._counters) for name in self._buffers]
+
+    def end_step(self, presence: Sequence[float], *, num_micro_batches: int) -> None:
+        """Apply the mean change over all ranks. Collective when any float buffer changed."""
+        changed = [n for n, seen in zip(self._buffers, presence, strict=True) if seen]
+        floats = [name for name in changed if self._buffers[name].is_floating_point()]
+        if floats:
+            flat = torch.cat([self._change(name).flatten() for name in floats])
             dist.all_reduce(flat)
             flat /= num_micro_batches
-            sizes = [self._changes[name].numel() for name in names]
-            parts = torch.split(flat, sizes)
-            for name, part in zip(names, parts, strict=True):
+            parts = torch.split(flat, [self._buffers[name].numel() for name in floats])
+            for name, part in zip(floats, parts, strict=True):
                 base = self._base[name]
                 base.copy_(base.double() + part.view_as(base))
-        for name in self._counters:
-            self._base[name] += 1
-        for name in (*self._changes, *self._counters):
+        for name in changed:
+            if name not in floats:
+                self._base[name] += 1
             self._restore(name)
         self.discard()
+
+    def _change(self, name: str) -> torch.Tensor:
+        seen = self._changes.get(name)
+        return torch.zeros_like(self._base[name], dtype=torch.float64) if seen is None else seen
 
     def discard(self) -> None:
         """Forget the step: its buffers are back at the step's value."""
