@@ -149,6 +149,7 @@ def suspended(situation: Situation) -> Course:
         pods=cleanup(
             situation.standings,
             in_force=in_force(situation, following),
+            lost=[lost.member.uid for lost in situation.there.lost],
             which=CleanupPolicy.ALL,
             policy=situation.spec.scaling,
             ended_at=None,
@@ -207,6 +208,7 @@ def _ended(situation: Situation, *, state: str, message: str) -> Course:
         pods=cleanup(
             situation.standings,
             in_force=in_force(situation, following),
+            lost=[lost.member.uid for lost in situation.there.lost],
             which=situation.spec.cleanup_policy,
             policy=situation.spec.scaling,
             ended_at=ended_at,

@@ -96,18 +96,23 @@ def cleanup(
     standings: Iterable[Standing],
     *,
     in_force: InForce,
+    lost: Collection[str],
     which: CleanupPolicy,
     policy: ScalingPolicy,
     ended_at: datetime | None,
     now: datetime,
 ) -> PodChanges:
-    """Changes after the job has ended or was suspended: pods may exit by themselves first."""
+    """Changes after the job has ended or was suspended: pods may exit by themselves first.
+
+    `lost` are the uids of members that hold nothing any more; workers that were started anew in
+    such a pod wait for a round that will not come.
+    """
     if which is CleanupPolicy.NONE:
         return PodChanges()
     moments = [moment for moment in (in_force.since, ended_at) if moment is not None]
     limit = timedelta(seconds=policy.leave_deadline_seconds)
     left = max(moments, default=now) + limit - now
-    named = in_force.members | in_force.leaving
+    named = (in_force.members | in_force.leaving).difference(lost)
     delete, is_waiting = [], False
     for standing in standings:
         pod = standing.pod

@@ -379,6 +379,14 @@ def test_a_finished_leader_sends_the_others_home():
     assert says(cluster, "Completed") == ("True", "Finished")
 
 
+def test_a_job_that_ends_does_not_wait_for_workers_that_were_started_anew():
+    cluster = a_cluster(failure_policy={"backoff_limit": 0})
+    cluster.restart_workers(cluster.pods["tiny-lm-0"], message="ValueError")
+    cluster.reconcile()
+    assert says(cluster, "Failed") == ("True", "BackoffLimitExceeded")
+    assert [action.name for action in cluster.last.actions] == names(0)
+
+
 def test_suspend_releases_all_pods_and_resume_starts_them_again():
     cluster = a_cluster(effective=64)
     cluster.set_spec(suspend=True)

@@ -163,6 +163,7 @@ def tidied(which, *standings, membership=None, now=10):
     return cleanup(
         standings,
         in_force=InForce(membership=membership, committed=False, since=at(0)),
+        lost=(),
         which=which,
         policy=POLICY,
         ended_at=at(5),
