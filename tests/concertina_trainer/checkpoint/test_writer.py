@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from concertina_api.errors import CheckpointInvalid
+from concertina_api.errors import CheckpointInvalid, InvalidJob
 from concertina_trainer.checkpoint.reader import find, verify
+from concertina_trainer.checkpoint.retention import remove_obsolete
 from concertina_trainer.checkpoint.writer import Writer
 from tests.concertina_trainer.checkpoint.states import (
     JOB,
@@ -51,13 +52,22 @@ def test_the_last_ones_are_kept_and_others_removed(tmp_path: Path) -> None:
 
 
 def test_other_peoples_folders_are_never_removed(tmp_path: Path) -> None:
-    save(tmp_path, 1, job="other")
     (tmp_path / "notes").mkdir()
     for step in (2, 3):
         save(tmp_path, step, keep=1)
-    assert len([name for name in folder_names(tmp_path) if name.startswith("step-000000001")]) == 1
     assert "notes" in folder_names(tmp_path)
-    assert len(folder_names(tmp_path)) == 4
+    assert len(folder_names(tmp_path)) == 3
+
+
+def test_the_folder_of_another_job_is_refused_and_left_alone(tmp_path: Path) -> None:
+    save(tmp_path, 5, job="other")
+    being_written = tmp_path / "step-000000004-r1-00000000"
+    being_written.mkdir()
+    with pytest.raises(InvalidJob, match="holds checkpoints of the job other"):
+        leader(tmp_path)
+    remove_obsolete(tmp_path, job=JOB, keep=1, abandoned_seconds=0)
+    assert being_written.exists()
+    assert len(folder_names(tmp_path)) == 3
 
 
 def test_the_state_that_is_saved_is_the_one_of_the_call(tmp_path: Path) -> None:

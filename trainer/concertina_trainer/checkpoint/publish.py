@@ -172,6 +172,17 @@ def read_latest(path: Path) -> str | None:
     return content if fmt.parse_folder_name(content) else None
 
 
+def owner(path: Path) -> str | None:
+    """The job whose checkpoint `latest` names; None when that cannot be told. Raises OSError."""
+    latest = read_latest(path)
+    if latest is None:
+        return None
+    try:
+        return read_manifest(path / latest).identity.job
+    except (FileNotFoundError, CheckpointInvalid):
+        return None
+
+
 def folders(path: Path) -> list[fmt.FolderName]:
     """All checkpoint folders in `path`, complete or not. Raises OSError."""
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from concertina_api.errors import CheckpointInvalid
 from concertina_trainer.checkpoint import format as fmt
 from concertina_trainer.checkpoint.files import remove_folder
-from concertina_trainer.checkpoint.publish import folders, read_latest, read_manifest
+from concertina_trainer.checkpoint.publish import folders, owner, read_latest, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +56,12 @@ def obsolete(
 def remove_obsolete(path: Path, *, job: str, keep: int, abandoned_seconds: float) -> None:
     """Remove what `obsolete` says from `path`.
 
-    Folders of other jobs and folders whose manifest cannot be read are left to their owners.
-    Raises OSError.
+    Folders of other jobs and folders whose manifest cannot be read are left to their owners; when
+    `latest` is another job's, so may be what has no manifest yet, and nothing is removed. Raises
+    OSError.
     """
     latest = fmt.parse_folder_name(read_latest(path) or "")
-    if latest is None:
+    if latest is None or owner(path) not in (None, job):
         return
     found = [item for name in folders(path) if (item := _look(path, name, job=job))]
     for name in obsolete(found, latest=latest, keep=keep, abandoned_seconds=abandoned_seconds):

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import SavedCheckpoint
 from concertina_trainer.checkpoint import format as fmt
 from concertina_trainer.checkpoint import publish
@@ -51,7 +52,8 @@ class Writer:
         """Checkpoints of `job` go to folders in `path`, of which `keep` stay.
 
         While one is written there are `keep` + 1. `deadline_seconds` bounds how long the leader
-        waits for the parts of the others.
+        waits for the parts of the others. Raises InvalidJob when the folder is another job's:
+        each of them would remove what the other is about to write.
         """
         self._path = path
         self._job = job
@@ -66,6 +68,11 @@ class Writer:
         self._expected_latest: str | None = None
         with contextlib.suppress(OSError):
             self._expected_latest = publish.read_latest(path)
+            if (owner := publish.owner(path)) not in (None, job):
+                raise InvalidJob(
+                    f"checkpoint.path: {path} holds checkpoints of the job {owner};"
+                    f" {job} needs a folder of its own"
+                )
         self.last_saved: SavedCheckpoint | None = None
         """The newest checkpoint that this worker published; only a leader publishes."""
         self.failures = 0
