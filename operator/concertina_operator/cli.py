@@ -89,7 +89,7 @@ def main() -> None:
 @click.option(
     "--metrics-port",
     type=click.IntRange(1, 65535),
-    help="Serve Prometheus metrics; pod n uses this port + n.",
+    help="Serve Prometheus metrics; each pod on a port of its own from this one on.",
 )
 def run(
     manifest: Path, *, run_dir: Path | None, samples: int | None, metrics_port: int | None

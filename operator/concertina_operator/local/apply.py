@@ -15,7 +15,7 @@ def apply(actions: Iterable[Action], *, directory: RunDirectory, pods: LocalPods
     for action in actions:
         match action:
             case CreatePod():
-                pods.create(action.name, index=action.index)
+                pods.create(action.name)
             case DeletePod():
                 pods.delete(action.name, uid=action.uid, grace_seconds=action.grace_seconds)
             case PublishMembership():

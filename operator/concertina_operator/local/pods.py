@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -40,6 +41,8 @@ class _Pod:
     uid: str
     process: subprocess.Popen[bytes]
     created: datetime
+    port: int
+    """Where it serves its metrics; 0 when it does not."""
     killed_at: float | None = None
     """When the pod is killed, in seconds of time.monotonic(); None until it is deleted."""
     swept: bool = False
@@ -56,7 +59,10 @@ class LocalPods:
         grace_seconds: int = DEFAULT_GRACE_SECONDS,
         metrics_port: int | None = None,
     ) -> None:
-        """Pod n serves its metrics on `metrics_port + n`; without one there are none."""
+        """A pod serves metrics on the lowest port from `metrics_port` on that no living pod has.
+
+        Without one there are none.
+        """
         self._directory = directory
         self._command = tuple(agent_command)
         self._grace_seconds = grace_seconds
@@ -94,7 +100,7 @@ class LocalPods:
         self._tend()
         return tuple(_facts(pod) for pod in self._pods.values())
 
-    def create(self, name: str, *, index: int) -> None:
+    def create(self, name: str) -> None:
         """Starts an agent; a name that exists is success."""
         if name in self._pods:
             return
@@ -102,7 +108,8 @@ class LocalPods:
         folder.mkdir(parents=True, exist_ok=True)
         self._directory.report(name).unlink(missing_ok=True)
         uid = secrets.token_hex(6)
-        environment = os.environ | self._environment(name, uid=uid, index=index)
+        port = self._free_port()
+        environment = os.environ | self._environment(name, uid=uid, port=port)
         with ExitStack() as stack:
             log = stack.enter_context((folder / "agent.log").open("ab"))
             try:
@@ -118,7 +125,9 @@ class LocalPods:
                 raise ConcertinaError(
                     f"cannot start the agent {self._command[0]}: {error.strerror}"
                 ) from error
-        self._pods[name] = _Pod(name=name, uid=uid, process=process, created=datetime.now(UTC))
+        self._pods[name] = _Pod(
+            name=name, uid=uid, process=process, created=datetime.now(UTC), port=port
+        )
 
     def delete(self, name: str, *, uid: str, grace_seconds: int | None = None) -> None:
         """Tells the pod to end, and kills it after the grace; a pod that is gone is success."""
@@ -158,8 +167,13 @@ class LocalPods:
             if pod.killed_at is not None:
                 del self._pods[pod.name]
 
-    def _environment(self, name: str, *, uid: str, index: int) -> Mapping[str, str]:
-        port = 0 if self._metrics_port is None else self._metrics_port + index
+    def _free_port(self) -> int:
+        if self._metrics_port is None:
+            return 0
+        taken = {pod.port for pod in self._pods.values() if pod.process.poll() is None}
+        return next(port for port in count(self._metrics_port) if port not in taken)
+
+    def _environment(self, name: str, *, uid: str, port: int) -> Mapping[str, str]:
         return {
             "CONCERTINA_JOB": str(self._directory.job),
             "CONCERTINA_POD": name,

@@ -47,7 +47,7 @@ class Settings:
     grace_seconds: int = DEFAULT_GRACE_SECONDS
     """Time between telling a pod to end and killing it."""
     metrics_port: int | None = None
-    """Pod n serves metrics on this port + n."""
+    """Pods serve metrics on this port and those after it."""
 
 
 def run_job(

@@ -36,9 +36,9 @@ def directory(tmp_path: Path) -> Iterator[RunDirectory]:
 
 def test_a_pod_is_created_once_and_runs(directory: RunDirectory) -> None:
     with LocalPods(directory, agent_command=SLEEPER) as pods:
-        pods.create("tiny-0", index=0)
+        pods.create("tiny-0")
         first = pods.facts()
-        pods.create("tiny-0", index=0)
+        pods.create("tiny-0")
         assert pods.facts() == first
         assert [(pod.name, pod.phase, pod.deleting) for pod in first] == [
             ("tiny-0", Phase.RUNNING, False)
@@ -47,7 +47,7 @@ def test_a_pod_is_created_once_and_runs(directory: RunDirectory) -> None:
 
 def test_a_deleted_pod_ends_and_is_forgotten(directory: RunDirectory) -> None:
     with LocalPods(directory, agent_command=SLEEPER) as pods:
-        pods.create("tiny-0", index=0)
+        pods.create("tiny-0")
         (pod,) = pods.facts()
         pods.delete("tiny-0", uid="another-uid")
         assert pods.facts() == (pod,)
@@ -56,7 +56,7 @@ def test_a_deleted_pod_ends_and_is_forgotten(directory: RunDirectory) -> None:
         wait_until(lambda: not pods.facts())
         pods.delete("tiny-0", uid=pod.uid)  # gone already
 
-        pods.create("tiny-0", index=0)
+        pods.create("tiny-0")
         (again,) = pods.facts()
         assert again.uid != pod.uid
 
@@ -75,7 +75,7 @@ def test_an_ended_pod_stays_with_its_outcome(
     program: str, want_phase: Phase, want_code: int, directory: RunDirectory
 ) -> None:
     with LocalPods(directory, agent_command=(sys.executable, "-c", program)) as pods:
-        pods.create("tiny-0", index=0)
+        pods.create("tiny-0")
         wait_until(lambda: pods.facts()[0].ended)
         (pod,) = pods.facts()
         assert (pod.phase, pod.exit_code) == (want_phase, want_code)
@@ -85,7 +85,7 @@ def test_an_ended_pod_stays_with_its_outcome(
 
 def test_an_agent_is_told_where_everything_is(directory: RunDirectory) -> None:
     with LocalPods(directory, agent_command=PRINTER, metrics_port=9100) as pods:
-        pods.create("tiny-1", index=1)
+        pods.create("tiny-1")
         wait_until(lambda: pods.facts()[0].ended)
         uid = pods.facts()[0].uid
         told = eval(pods.log_file("tiny-1").read_text())
@@ -97,10 +97,28 @@ def test_an_agent_is_told_where_everything_is(directory: RunDirectory) -> None:
         "CONCERTINA_MEMBERSHIP": str(directory.membership),
         "CONCERTINA_REPORT": str(directory.report("tiny-1")),
         "CONCERTINA_HOST": "127.0.0.1",
-        "CONCERTINA_METRICS_PORT": "9101",
+        "CONCERTINA_METRICS_PORT": "9100",
         "CONCERTINA_RUN_DIR": str(directory.path),
         "CONCERTINA_GRACE_SECONDS": "120",
     }
+
+
+def test_a_replacement_serves_metrics_where_the_ended_pod_did(directory: RunDirectory) -> None:
+    # It runs until its folder holds the file "end", and prints its port.
+    program = (
+        "import os, pathlib, time; print(os.environ['CONCERTINA_METRICS_PORT'], flush=True)\n"
+        f"folder = pathlib.Path({str(directory.pod('x').parent)!r}, os.environ['CONCERTINA_POD'])\n"
+        "while not (folder / 'end').exists(): time.sleep(0.02)"
+    )
+    command = (sys.executable, "-c", program)
+    with LocalPods(directory, agent_command=command, metrics_port=9100) as pods:
+        for name in ("tiny-0", "tiny-1"):
+            pods.create(name)
+        (directory.pod("tiny-0") / "end").touch()
+        wait_until(lambda: pods.facts()[0].ended)
+        pods.create("tiny-2")
+        told = [wait_until(pods.log_file(f"tiny-{index}").read_text) for index in range(3)]
+    assert told == ["9100\n", "9101\n", "9100\n"]
 
 
 def test_the_grace_over_agent_and_worker_are_killed(
@@ -108,7 +126,7 @@ def test_the_grace_over_agent_and_worker_are_killed(
 ) -> None:
     monkeypatch.setenv("FAKE_BEHAVIOUR", "stubborn")
     with LocalPods(directory, agent_command=FAKE_AGENT, grace_seconds=1) as pods:
-        pods.create("tiny-0", index=0)
+        pods.create("tiny-0")
         worker = _worker_pid(directory)
         pods.delete("tiny-0", uid=pods.facts()[0].uid)
         assert pods.facts()[0].deleting
@@ -122,7 +140,7 @@ def test_workers_end_with_their_agent(
 ) -> None:
     monkeypatch.setenv("FAKE_BEHAVIOUR", "stubborn")
     with LocalPods(directory, agent_command=FAKE_AGENT) as pods:
-        pods.create("tiny-0", index=0)
+        pods.create("tiny-0")
         worker = _worker_pid(directory)
         os.kill(_parent(worker), signal.SIGKILL)
         wait_until(lambda: pods.facts()[0].ended)
@@ -134,7 +152,7 @@ def test_leaving_the_context_leaves_no_process(
 ) -> None:
     monkeypatch.setenv("FAKE_BEHAVIOUR", "stubborn")
     with LocalPods(directory, agent_command=FAKE_AGENT) as pods:
-        pods.create("tiny-0", index=0)
+        pods.create("tiny-0")
         worker = _worker_pid(directory)
         agent = _parent(worker)
     assert not is_alive(worker)
@@ -152,7 +170,7 @@ with (
     open_directory(path, job=load_job(path / "job.yaml")) as directory,
     LocalPods(directory, agent_command=sys.argv[2:]) as pods,
 ):
-    pods.create("tiny-0", index=0)
+    pods.create("tiny-0")
     sys.stdin.read()
 """
 
@@ -185,7 +203,7 @@ def test_says_that_the_agent_cannot_be_started(directory: RunDirectory) -> None:
         LocalPods(directory, agent_command=("/nowhere/agent",)) as pods,
         pytest.raises(ConcertinaError, match="cannot start the agent /nowhere/agent: No such file"),
     ):
-        pods.create("tiny-0", index=0)
+        pods.create("tiny-0")
 
 
 def _worker_pid(directory: RunDirectory) -> int:
