@@ -21,7 +21,8 @@ from concertina_api.v1alpha1 import Report, TrainingReport
 from concertina_trainer.agent.mailbox import WorkerStatus
 
 ROOT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-m", "concertina_operator.cli")
+COMMAND = (sys.executable, "-m", "concertina_operator.cli", "run")
+SHORT_GRACE = (sys.executable, "-m", "tests.e2e.shell")
 DEADLINE_SECONDS = 120.0
 T = TypeVar("T")
 
@@ -29,15 +30,27 @@ T = TypeVar("T")
 class LocalRun:
     """One call of `concertina run` in a folder."""
 
-    def __init__(self, folder: Path, document: Mapping[str, Any], *arguments: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        document: Mapping[str, Any],
+        *arguments: str,
+        grace_seconds: int | None = None,
+    ) -> None:
+        """`grace_seconds`: between SIGTERM and SIGKILL, unlike those of the command."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        manifest = folder.with_suffix(".yaml")
-        manifest.write_text(yaml.safe_dump(dict(document)))
+        manifest = str(folder.with_suffix(".yaml"))
+        Path(manifest).write_text(yaml.safe_dump(dict(document)))
+        command = (
+            (*COMMAND, manifest, "--run-dir", str(folder), *arguments)
+            if grace_seconds is None
+            else (*SHORT_GRACE, manifest, str(folder), str(grace_seconds))
+        )
         self._output = folder.with_suffix(".output")
         with self._output.open("ab") as output:
             self.process = subprocess.Popen(
-                [*COMMAND, "run", str(manifest), "--run-dir", str(folder), *arguments],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -166,9 +179,14 @@ class LocalRun:
 
 
 @contextmanager
-def started(folder: Path, document: Mapping[str, Any], *arguments: str) -> Iterator[LocalRun]:
+def started(
+    folder: Path,
+    document: Mapping[str, Any],
+    *arguments: str,
+    grace_seconds: int | None = None,
+) -> Iterator[LocalRun]:
     """A run that does not outlive its test."""
-    run = LocalRun(folder, document, *arguments)
+    run = LocalRun(folder, document, *arguments, grace_seconds=grace_seconds)
     try:
         yield run
     finally:
