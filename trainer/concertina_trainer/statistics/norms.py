@@ -19,17 +19,33 @@ _HALF_BLOCK = 16384
 
 def square_norm(tensor: Tensor) -> Tensor:
     """|tensor|^2 as a float64 scalar on its device; 0 for a tensor without elements."""
+    return sum_of_squares([block_norms(tensor)])
+
+
+def block_norms(tensor: Tensor) -> Tensor:
+    """Norms of blocks that cover the tensor, one dimension, at least float32.
+
+    To be added up by `sum_of_squares`, for many tensors at once: on a small model the number of
+    operations counts, not their size.
+    """
     flat = tensor.detach().reshape(-1)
     dtype = torch.promote_types(flat.dtype, torch.float32)
-    if flat.numel() <= _BLOCK:
-        return _norm(flat, dtype).square()
-    if flat.dtype.itemsize < 4 and flat.device.type == "cpu":
+    if flat.dtype.itemsize < 4 and flat.device.type == "cpu" and flat.numel() > _BLOCK:
         parts = torch.split(flat, _HALF_BLOCK)
-        blocks = torch.stack(torch._foreach_norm(parts, 2, dtype=dtype)).double()
-        return torch.dot(blocks, blocks)
+        return torch.stack(torch._foreach_norm(parts, 2, dtype=dtype))
     whole = flat.numel() // _BLOCK * _BLOCK
-    rows = torch.linalg.vector_norm(flat[:whole].view(-1, _BLOCK), dim=1, dtype=dtype).double()
-    return torch.dot(rows, rows) + _norm(flat[whole:], dtype).square()
+    if not whole:
+        return _row_norms(flat.view(1, -1), dtype)
+    rows = _row_norms(flat[:whole].view(-1, _BLOCK), dtype)
+    if whole == flat.numel():
+        return rows
+    return torch.cat([rows, _row_norms(flat[whole:].view(1, -1), dtype)])
+
+
+def sum_of_squares(norms: list[Tensor]) -> Tensor:
+    """The sum of the squares of all elements, as a float64 scalar; `norms` is not empty."""
+    flat = torch.cat(norms).double() if len(norms) > 1 else norms[0].double()
+    return torch.dot(flat, flat)
 
 
 def local_square_norm(gradients: Iterable[Tensor], *, world_size: int) -> Tensor:
@@ -39,15 +55,17 @@ def local_square_norm(gradients: Iterable[Tensor], *, world_size: int) -> Tensor
     of them by its part. float64 scalar on the gradients' device; `world_size` is the number of
     ranks over which plain tensors are replicated.
     """
-    shares = [
-        square_norm(_local(gradient)) / _replicas(gradient, world_size) for gradient in gradients
-    ]
+    norms: dict[int, list[Tensor]] = {}
+    for gradient in gradients:
+        replicas = _replicas(gradient, world_size)
+        norms.setdefault(replicas, []).append(block_norms(_local(gradient)))
+    shares = [sum_of_squares(alike) / replicas for replicas, alike in norms.items()]
     return torch.stack(shares).sum() if shares else torch.zeros((), dtype=torch.float64)
 
 
-def _norm(block: Tensor, dtype: torch.dtype) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(block, dtype=dtype)
-    return norm.double()
+def _row_norms(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=dtype)
+    return norms
 
 
 def _local(gradient: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
-from concertina_trainer.statistics.norms import square_norm
+from concertina_trainer.statistics.norms import block_norms, sum_of_squares
 
 
 class GradientProbe:
@@ -28,7 +28,8 @@ class GradientProbe:
     def __init__(self, model: nn.Module) -> None:
         parameters = list(_unsharded_leaves(model))
         device = parameters[0].device if parameters else None
-        self._squares = torch.zeros((), dtype=torch.float64, device=device)
+        self._norms: list[Tensor] = []
+        """Of the gradients of the micro-batch under way, by blocks."""
         self._sum = torch.zeros((), dtype=torch.float64, device=device)
         self._measuring = False
         self._handles: list[RemovableHandle] = [
@@ -44,13 +45,15 @@ class GradientProbe:
         weight of zero adds nothing. Backward passes outside are not seen: repeats that only keep
         collectives in step.
         """
-        self._squares.zero_()
+        self._norms.clear()
         self._measuring = True
         try:
             yield
         finally:
             self._measuring = False
-        self._sum += _quotient(self._squares, weight)
+        if self._norms:
+            self._sum += _quotient(sum_of_squares(self._norms), weight)
+            self._norms.clear()
 
     def take(self) -> Tensor:
         """The sum since the last call (R of schedule/estimator.py, this rank's part); starts anew.
@@ -70,7 +73,7 @@ class GradientProbe:
     def _add(self, gradient: Tensor) -> None:
         # A hook that returned a tensor would replace the gradient.
         if self._measuring:
-            self._squares += square_norm(gradient)
+            self._norms.append(block_norms(gradient))
 
 
 def _unsharded_leaves(model: nn.Module) -> Iterator[nn.Parameter]:
