@@ -62,6 +62,28 @@ class Run:
         put(self.membership, TrainingMembership(spec=membership))
         return membership
 
+    def environment(self, name: str) -> dict[str, str]:
+        """What the agent of a pod is told."""
+        return {
+            "CONCERTINA_JOB": str(self.folder / "job.yaml"),
+            "CONCERTINA_POD": name,
+            "CONCERTINA_UID": f"uid-{name}",
+            "CONCERTINA_MEMBERSHIP": str(self.membership),
+            "CONCERTINA_REPORT": str(self._report_file(name)),
+            "CONCERTINA_RUN_DIR": str(self.folder),
+            "CONCERTINA_GRACE_SECONDS": "60",
+        }
+
+    def report(self, name: str) -> Report | None:
+        """What the pod tells now."""
+        path = self._report_file(name)
+        if not path.exists():
+            return None
+        return TrainingReport.model_validate_json(path.read_bytes()).spec
+
+    def _report_file(self, name: str) -> Path:
+        return self.folder / "reports" / f"{name}.json"
+
     def pod(self, name: str, *program: str, **variables: str) -> "PodProcess":
         """A started agent; it is killed at the end of the test if it still runs."""
         pod = PodProcess(self, name, program, variables)
@@ -83,28 +105,14 @@ class PodProcess:
         self.mailbox = self.folder / "mailbox"
         self.process: BaseProcess = spawn(
             run_agent,
-            {**self.environment(), **variables},
+            {**run.environment(name), **variables},
             (str(WORKER), *program),
             str(self.folder / "agent.log"),
         )
 
-    def environment(self) -> dict[str, str]:
-        return {
-            "CONCERTINA_JOB": str(self.run.folder / "job.yaml"),
-            "CONCERTINA_POD": self.name,
-            "CONCERTINA_UID": self.uid,
-            "CONCERTINA_MEMBERSHIP": str(self.run.membership),
-            "CONCERTINA_REPORT": str(self.run.folder / "reports" / f"{self.name}.json"),
-            "CONCERTINA_RUN_DIR": str(self.run.folder),
-            "CONCERTINA_GRACE_SECONDS": "60",
-        }
-
     @property
     def report(self) -> Report | None:
-        path = self.run.folder / "reports" / f"{self.name}.json"
-        if not path.exists():
-            return None
-        return TrainingReport.model_validate_json(path.read_bytes()).spec
+        return self.run.report(self.name)
 
     @property
     def log(self) -> str:

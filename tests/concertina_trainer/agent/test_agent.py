@@ -7,8 +7,18 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 
 from concertina_api.v1alpha1 import FailureCause, Intent, PodPhase
 from concertina_trainer.agent.agent import LiveAgent
+from concertina_trainer.agent.failure import MAX_RESTARTS
 from concertina_trainer.agent.mailbox import Notice
-from tests.concertina_trainer.agent.pods import free_port, has_ended, scrape, wait_for
+from concertina_trainer.agent.main import main
+from tests.concertina_trainer.agent.pods import (
+    DEADLINE_SECONDS,
+    free_port,
+    has_ended,
+    scrape,
+    wait_for,
+)
+from tests.concertina_trainer.agent.unlucky import run_unlucky_agent
+from tests.worlds import spawn
 
 
 def test_workers_live_through_every_membership_until_the_job_is_suspended(run):
@@ -154,6 +164,17 @@ def test_rounds_meet_in_stores_that_the_agents_serve(run):
     assert third.acknowledged.round == 3
 
 
+def test_a_worker_that_dies_between_two_looks_is_counted_as_a_failure(run, tmp_path):
+    starts, log = tmp_path / "starts", tmp_path / "agent.log"
+    process = spawn(run_unlucky_agent, run.environment("tiny-0"), starts, str(log))
+    process.join(DEADLINE_SECONDS)
+
+    assert process.exitcode == 1, log.read_text()
+    failure = run.report("tiny-0").failure
+    assert (failure.cause, failure.message) == (FailureCause.SIGNAL, "killed by SIGKILL")
+    assert len(starts.read_text()) == 1 + MAX_RESTARTS
+
+
 def test_the_command_tells_mistakes_at_once(run, tmp_path):
     (tmp_path / "job.yaml").write_text("kind: Nothing")
 
@@ -168,6 +189,17 @@ def test_the_command_tells_mistakes_at_once(run, tmp_path):
     assert "CONCERTINA_UID is not set" in done.stderr
     assert "CONCERTINA_POD='Bad_Name'" in done.stderr
     assert "CONCERTINA_METRICS_PORT='http' is not a number" in done.stderr
+
+
+def test_a_mistake_before_the_workers_start_is_in_the_report(run, tmp_path):
+    (tmp_path / "job.yaml").write_text("kind: Nothing")
+
+    assert main((), run.environment("tiny-0")) == 2
+
+    report = run.report("tiny-0")
+    assert (report.phase, report.failure.cause) == (PodPhase.FAILED, FailureCause.INVALID_JOB)
+    assert report.failure.permanent
+    assert "job.yaml" in report.failure.message
 
 
 def test_the_private_names_of_torch_that_are_used_exist():

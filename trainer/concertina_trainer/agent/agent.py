@@ -33,7 +33,7 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousStoreInfo,
 )
 
-from concertina_trainer.agent.failure import ended
+from concertina_trainer.agent.failure import End, ended
 from concertina_trainer.agent.parent import AGENT_PID
 from concertina_trainer.agent.pod import Pod
 from concertina_trainer.agent.settings import Settings
@@ -69,6 +69,13 @@ class LiveAgent(LocalElasticAgent):
             _kill(pids.values())
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state is WorkerState.FAILED:
+            if not failed:  # torch alone saw the end of one that died just now
+                self._pod.record_failure(
+                    tuple(
+                        End(local_rank=failure.local_rank, code=failure.exitcode)
+                        for failure in result.failures.values()
+                    )
+                )
             self._remaining_restarts = 0 if self._pod.given_up else 1
         return result
 

@@ -10,8 +10,12 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from concertina_api.errors import ConcertinaError
+from concertina_api.v1alpha1 import Failure, FailureCause, PodPhase, Report
 from concertina_trainer.agent.leave import Leave
 from concertina_trainer.agent.membership import MembershipFile
 from concertina_trainer.agent.metrics import PodCollector, Tally, serve_metrics
@@ -39,8 +43,30 @@ def main(program: Sequence[str], environment: Mapping[str, str]) -> int:
             serve_metrics(collector, port=settings.metrics_port)
     except ConcertinaError as error:
         logger.error("%s", error)
+        _report_mistake(error, environment)
         return error.exit_code
     return _run(settings, program, leave=leave, tally=tally)
+
+
+def _report_mistake(error: ConcertinaError, environment: Mapping[str, str]) -> None:
+    """Tells the operator why no worker starts, as far as the environment says how."""
+    try:
+        report = Report(
+            pod=environment["CONCERTINA_POD"],
+            uid=environment["CONCERTINA_UID"],
+            incarnation="none",
+            phase=PodPhase.FAILED,
+            failure=Failure(
+                round=0,
+                incarnation="none",
+                cause=FailureCause.INVALID_JOB,
+                message=str(error)[:512],
+                permanent=True,
+            ),
+        )
+        ReportFile(Path(environment["CONCERTINA_REPORT"])).send(report)
+    except (KeyError, ValidationError, OSError) as trouble:
+        logger.warning("the mistake is not in a report: %s", trouble)
 
 
 def _run(settings: Settings, program: Sequence[str], *, leave: Leave, tally: Tally) -> int:
