@@ -91,6 +91,8 @@ def _part(
     from concertina_trainer.loop.status import StatusBoard
 
     pod = dist.get_rank()
+    # The pool's group is not needed; who closed it now would break off others' connecting to it.
+    dist.barrier()
     dist.destroy_process_group()
     if not any(pod in members for members in script.values()):
         return None
