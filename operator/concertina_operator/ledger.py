@@ -1,7 +1,7 @@
 """Keeps the books of a job: request, progress, resizes and times, from accepted reports.
 
-Called by situation.py before anything is decided. Pure: no I/O, no clock. Reports of the present
-members count; of several the one that is furthest, since the leader can change with every round.
+Called by situation.py before anything is decided. Pure: no I/O, no clock. Of several reports the
+one that is furthest counts, since the leader can change with every round.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,6 @@ from concertina_api.v1alpha1 import (
     JobSpec,
     JobStatus,
     LastResize,
-    Membership,
     Progress,
     ProgressStatus,
     Report,
@@ -22,15 +21,9 @@ from concertina_api.v1alpha1 import (
 from concertina_operator.acceptance import Standing
 
 
-def reports_of(membership: Membership | None, standings: Iterable[Standing]) -> tuple[Report, ...]:
-    """Accepted reports of the pods that the membership names."""
-    named = (*membership.members, *membership.leaving) if membership else ()
-    uids = {member.uid for member in named}
-    return tuple(
-        standing.report
-        for standing in standings
-        if standing.report is not None and standing.pod.uid in uids
-    )
+def reports_of(standings: Iterable[Standing]) -> tuple[Report, ...]:
+    """Accepted reports of the job's pods, whether or not a round names them now."""
+    return tuple(standing.report for standing in standings if standing.report is not None)
 
 
 def batch_status(

@@ -110,7 +110,7 @@ def _size_before(observed: Observed) -> int:
 
 def _books(observed: Observed, *, standings: tuple[Standing, ...], now: datetime) -> JobStatus:
     job, before = observed.job, observed.job.status
-    reports = ledger.reports_of(observed.membership, standings)
+    reports = ledger.reports_of(standings)
     resizing = condition(before, ConditionType.RESIZING)
     newest, resizes = ledger.last_resize(
         before, reports=reports, reason=resizing.message if resizing else "", now=now
