@@ -19,8 +19,9 @@ NUM_MICRO_BATCHES = 16
 def document(*, pods: int) -> dict[str, Any]:
     batch = 2 * NUM_MICRO_BATCHES * pods
     return job_document(
-        config={"step_seconds": MICRO_BATCH_SECONDS},
-        samples=2 * batch,
+        config={"step_seconds": MICRO_BATCH_SECONDS, "size": batch},
+        samples=None,
+        epochs=2.0,
         batch={
             "microBatchSize": 2,
             "initial": batch,
