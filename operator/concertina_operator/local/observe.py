@@ -22,29 +22,32 @@ from concertina_operator.observed import Observed, PodFacts
 
 MAX_REPORT_BYTES: Final = 16 * 1024
 
+_Stamp = tuple[int, ...]
+
 
 class Reports:
     """The newest valid report of each pod, read again only when its file was replaced."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
-        self._seen: dict[str, tuple[tuple[int, int], Report | None]] = {}
+        self._seen: dict[str, tuple[_Stamp, Report | None]] = {}
 
     def read(self, pods: tuple[PodFacts, ...]) -> dict[str, Report]:
         """Reports by pod name, of these pods alone."""
         self._seen = {pod.name: seen for pod in pods if (seen := self._newest(pod)) is not None}
         return {name: report for name, (_, report) in self._seen.items() if report is not None}
 
-    def _newest(self, pod: PodFacts) -> tuple[tuple[int, int], Report | None] | None:
+    def _newest(self, pod: PodFacts) -> tuple[_Stamp, Report | None] | None:
         path = self._directory.report(pod.name)
-        stamp, last = self._seen.get(pod.name, ((0, 0), None))
+        stamp, last = self._seen.get(pod.name, ((), None))
         if last is not None and last.uid != pod.uid:
             last = None
         try:
             status = path.stat()
         except OSError:
             return (stamp, last) if last is not None else None
-        newest = (status.st_mtime_ns, status.st_ino)
+        # A file system may give two files in a row the same time, and the same number.
+        newest = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size)
         if newest == stamp:
             return stamp, last
         report = read_report(path)

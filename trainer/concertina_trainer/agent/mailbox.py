@@ -69,14 +69,15 @@ class Inbox(Generic[Content]):
     def __init__(self, path: Path, content: type[Content]) -> None:
         self._path = path
         self._content = content
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, ...] | None = None
         self._latest: Content | None = None
 
     def read(self) -> Content | None:
         """The newest valid content; the last good one when the file is absent or rubbish."""
         try:
             status = self._path.stat()
-            stamp = (status.st_mtime_ns, status.st_ino)
+            # A file system may give two files in a row the same time, and the same number.
+            stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size)
             if stamp != self._stamp:
                 self._latest = self._content.model_validate_json(self._path.read_bytes())
                 self._stamp = stamp
