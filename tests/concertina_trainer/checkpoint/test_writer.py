@@ -59,6 +59,20 @@ def test_other_peoples_folders_are_never_removed(tmp_path: Path) -> None:
     assert len(folder_names(tmp_path)) == 3
 
 
+def test_idleness_is_measured_by_the_clock_of_the_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    being_written = tmp_path / "step-000000002-r1-00000000"
+    being_written.mkdir()
+    monkeypatch.setattr("time.time", lambda: being_written.stat().st_mtime + 10_000)
+    remove_obsolete(tmp_path, job=JOB, keep=1, abandoned_seconds=600)
+    assert being_written.exists()
+    os.utime(being_written, (0, 0))
+    remove_obsolete(tmp_path, job=JOB, keep=1, abandoned_seconds=600)
+    assert not being_written.exists()
+
+
 def test_the_folder_of_another_job_is_refused_and_left_alone(tmp_path: Path) -> None:
     save(tmp_path, 5, job="other")
     being_written = tmp_path / "step-000000004-r1-00000000"

@@ -4,7 +4,6 @@ Called by the writer of the leader after `latest` was moved. `obsolete` decides 
 """
 
 import logging
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,13 +62,29 @@ def remove_obsolete(path: Path, *, job: str, keep: int, abandoned_seconds: float
     latest = fmt.parse_folder_name(read_latest(path) or "")
     if latest is None or owner(path) not in (None, job):
         return
-    found = [item for name in folders(path) if (item := _look(path, name, job=job))]
+    now = _storage_time(path)
+    found = [item for name in folders(path) if (item := _look(path, name, job=job, now=now))]
     for name in obsolete(found, latest=latest, keep=keep, abandoned_seconds=abandoned_seconds):
         logger.info("removing the checkpoint %s: the newest is %s, %d are kept", name, latest, keep)
         remove_folder(path / str(name), first=fmt.MANIFEST)
 
 
-def _look(path: Path, name: fmt.FolderName, *, job: str) -> Found | None:
+def _storage_time(path: Path) -> float:
+    """Now by the clock that dates the files in `path`, which may be another machine's.
+
+    Without room for a file nothing is idle.
+    """
+    probe = path / ".clock"
+    try:
+        probe.touch()
+        now = probe.stat().st_mtime
+        probe.unlink()
+    except OSError:
+        return float("-inf")
+    return now
+
+
+def _look(path: Path, name: fmt.FolderName, *, job: str, now: float) -> Found | None:
     folder = path / str(name)
     try:
         manifest = read_manifest(folder)
@@ -77,7 +92,7 @@ def _look(path: Path, name: fmt.FolderName, *, job: str) -> Found | None:
         return None
     except FileNotFoundError:
         try:
-            idle = time.time() - folder.stat().st_mtime
+            idle = now - folder.stat().st_mtime
         except FileNotFoundError:
             return None
         return Found(name=name, sequence=None, idle_seconds=idle)
