@@ -149,14 +149,12 @@ def timed(work: Callable[[], object]) -> float:
 
 def probe_seconds(model: nn.Module) -> float:
     """Seconds that the probe computes in one backward pass: a norm of every gradient, added up."""
-    from concertina_trainer.statistics.norms import square_norm
+    from concertina_trainer.statistics.norms import block_norms, sum_of_squares
 
     gradients = [torch.randn_like(parameter) for parameter in model.parameters()]
-    total = torch.zeros((), dtype=torch.float64)
 
     def add() -> None:
-        for gradient in gradients:
-            total.add_(square_norm(gradient))
+        sum_of_squares([block_norms(gradient) for gradient in gradients])
 
     return median(timed(add) for _ in range(20))
 
