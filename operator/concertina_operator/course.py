@@ -73,6 +73,8 @@ def untouched(situation: Situation) -> Course:
         message=message,
         next=NextRound(membership=situation.membership, reason=RoundReason.STEADY, message=message),
         wanted=situation.before.pods.wanted,
+        # A failure that nobody acts on now is news for the plan that may.
+        intends={"failures": situation.before.failures},
         claims=(
             Claim(
                 type=ConditionType.COMPATIBLE,

@@ -17,22 +17,9 @@ from concertina_operator.conditions import holds
 from concertina_operator.course import Course
 from concertina_operator.observed import Observed
 from concertina_operator.outcome import Ending, described, ending
-from concertina_operator.running import is_below_min_for_too_long, running
+from concertina_operator.running import is_below_min_for_too_long, left_alone, running
 from concertina_operator.situation import Situation, understand
 from concertina_operator.statement import events_of, status_after
-
-INTENTIONS = (
-    "round",
-    "round_at",
-    "probe_at",
-    "probe",
-    "retry",
-    "waiting_since",
-    "below_min_since",
-    "scaled_at",
-    "state",
-)
-"""Fields of the status that speak of actions, which a recommendation does not take."""
 
 
 def plan(observed: Observed, now: datetime) -> Plan:
@@ -51,7 +38,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
         )
     situation = understand(observed, now=now)
     drawn = _drawn_up(situation, _course(situation))
-    return _recommendation(drawn, situation) if mode is Scaling.RECOMMEND else drawn
+    return _recommendation(situation, drawn) if mode is Scaling.RECOMMEND else drawn
 
 
 def _course(situation: Situation) -> Course:
@@ -122,16 +109,14 @@ def _active_time_left(situation: Situation) -> timedelta | None:
     return timedelta(seconds=limit) - ledger.active_time(situation.before, now=situation.now)
 
 
-def _recommendation(drawn: Plan, situation: Situation) -> Plan:
-    """The plan in words only."""
-    advice = "; ".join(_told(action) for action in drawn.actions) or "nothing to do"
-    message = f"mode Recommend: {advice}. {drawn.reason}"
-    kept = {name: getattr(situation.before, name) for name in INTENTIONS}
+def _recommendation(situation: Situation, drawn: Plan) -> Plan:
+    """The plan that was drawn up in words only: nothing is done, so nothing is said to be."""
+    advice = "; ".join(_told(action) for action in drawn.actions)
+    kept = _drawn_up(situation, left_alone(situation, advice=advice))
     return replace(
-        drawn,
-        actions=(),
-        status=drawn.status.model_copy(update={**kept, "state": "Recommend"}),
-        reason=message,
+        kept,
+        requeue_after=drawn.requeue_after,
+        reason=f"mode Recommend: {advice or 'nothing to do'}. {drawn.reason}",
     )
 
 

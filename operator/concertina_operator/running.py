@@ -10,12 +10,13 @@ from typing import Any
 
 from concertina_api.v1alpha1 import Intent, Membership, RetryStatus
 from concertina_operator.account import events_of, holds_back, pods_ready, ready, state_of
+from concertina_operator.actions import Event, EventType
 from concertina_operator.arbitration import Verdict, arbitrate, commit_limit
 from concertina_operator.backoff import AFTER_FAILURE, AFTER_GIVING_BACK, backoff
 from concertina_operator.course import Course, in_force
 from concertina_operator.departures import InForce
 from concertina_operator.pods import PodChanges, pod_changes
-from concertina_operator.rounds import NextRound, held, next_round, probed, reopened
+from concertina_operator.rounds import NextRound, RoundReason, held, next_round, probed, reopened
 from concertina_operator.situation import Situation
 from concertina_operator.sizing import smallest_size
 
@@ -68,6 +69,31 @@ def running(situation: Situation) -> Course:
         ),
         events=events_of(situation, changes),
         waits=tuple(waits),
+    )
+
+
+def left_alone(situation: Situation, *, advice: str) -> Course:
+    """The course of a job whose plan is only recommended: everything stays as it is."""
+    present = situation.membership
+    number = len(present.members) if present is not None else 0
+    message = f"{number} pods are members; mode Recommend changes nothing"
+    following = NextRound(membership=present, reason=RoundReason.STEADY, message=message)
+    force = in_force(situation, following)
+    retry = situation.before.retry
+    return Course(
+        state="Recommend",
+        message=message,
+        next=following,
+        wanted=number,
+        # A failure that nobody acts on now is news for the plan that may.
+        intends={"failures": situation.before.failures},
+        claims=(
+            ready(force, None, following),
+            pods_ready(situation, force, PodChanges(), retry),
+        ),
+        events=(Event(type=EventType.NORMAL, reason="Recommended", message=advice),)
+        if advice
+        else (),
     )
 
 

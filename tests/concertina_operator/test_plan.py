@@ -1,5 +1,7 @@
 """The plan as a whole, on the imagined cluster: one test for each thing that can happen to a job."""
 
+from dataclasses import replace
+
 import pytest
 
 from concertina_api.v1alpha1 import ConditionType, Intent, JobStatus, PodPhase
@@ -437,12 +439,57 @@ def test_recommend_explains_everything_and_does_nothing():
     cluster.set_spec(scaling={"mode": "Recommend"})
     before = cluster.membership
     cluster.ask(64)
-    cluster.settle()
+    cluster.act()
+    cluster.reconcile()
     assert (cluster.membership, list(cluster.pods)) == (before, names(0))
     assert cluster.last.reason.startswith("mode Recommend: would create tiny-lm-1.")
-    assert cluster.job.status.pods.wanted == 2
-    assert cluster.job.status.round == 1
+    assert events(cluster) == ["RequestAccepted", "Recommended"]
+    assert cluster.last.events[-1].message == "would create tiny-lm-1"
+    status = cluster.job.status
+    assert (status.state, status.round, status.pods.wanted) == ("Recommend", 1, 1)
+    assert says(cluster, "Ready") == ("True", "Training")
+    assert says(cluster, "Resizing") == ("False", "Steady")
     assert says(cluster, "RequestSatisfied") == ("False", "ScalingUp")
+
+
+def test_recommend_says_how_a_job_is_and_not_how_it_would_be():
+    cluster = a_cluster(effective=64)
+    cluster.set_spec(scaling={"mode": "Recommend"})
+    cluster.set_spec(suspend=True)
+    cluster.reconcile()
+    assert "would publish round 2 of no pods" in cluster.last.reason
+    assert says(cluster, "Suspended") == ("False", "Recommend")
+    assert says(cluster, "Ready") == ("True", "Training")
+    assert events(cluster) == ["Recommended"]
+
+
+@pytest.mark.parametrize("meanwhile", ["Recommend", "incompatible"])
+def test_a_failure_seen_while_nothing_is_done_is_acted_on_later(meanwhile):
+    cluster = a_cluster()
+    pod = cluster.pods["tiny-lm-0"]
+    pod.phase = PodPhase.FAILED
+    pod.failure = {
+        "round": 1,
+        "incarnation": "i0",
+        "cause": "InvalidJob",
+        "message": "no such column",
+        "permanent": True,
+    }
+    observed = cluster.observed()
+    if meanwhile == "Recommend":
+        cluster.set_spec(scaling={"mode": "Recommend"})
+        observed = cluster.observed()
+    else:
+        report = observed.reports["tiny-lm-0"]
+        protocols = report.protocols.model_copy(update={"oldest": 2, "newest": 3})
+        foreign = report.model_copy(update={"protocols": protocols})
+        observed = replace(observed, reports={"tiny-lm-0": foreign})
+    idle = plan(observed, at(cluster.now))
+    assert idle.actions == ()
+    cluster.job = cluster.job.model_copy(update={"status": idle.status})
+    cluster.set_spec()
+    cluster.reconcile()
+    assert says(cluster, "Failed") == ("True", "InvalidJob")
 
 
 def test_off_does_nothing_at_all():
