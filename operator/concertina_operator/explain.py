@@ -15,11 +15,13 @@ from concertina_api.v1alpha1 import (
     AdaptiveTrainingJob,
     BatchSizeRequest,
     JobSpec,
+    JobStatus,
     Membership,
     PodPhase,
     Progress,
     Report,
     Resize,
+    Scaling,
 )
 from concertina_operator.actions import Action, CreatePod, DeletePod, PublishMembership
 from concertina_operator.observed import Observed, Phase, PodFacts
@@ -48,11 +50,14 @@ def explain_sizes(spec: JobSpec) -> Iterator[str]:
 def explain_request(
     job: AdaptiveTrainingJob, *, requested: int, granted: int | None = None
 ) -> Iterator[str]:
-    """What happens when the rule of a running job asks for `requested` samples, line by line."""
-    spec = job.spec
+    """What happens when the rule of a running job asks for `requested` samples, line by line.
+
+    The job is imagined to run, whatever its mode, its suspension and its deadline say.
+    """
     if requested < 1:
         raise InvalidJob(f"request {requested} is below 1")
-    job = job.model_copy(update={"status": type(job.status)()})
+    spec = _running(job.spec)
+    job = job.model_copy(update={"spec": spec, "status": JobStatus()})
     world = _settled(_Imagined(observed=Observed(job=job, granted=granted)))
     effective, why = _effective(spec, requested)
     yield f"now: {len(world.observed.pods)} pod(s), batch {spec.batch.initial}"
@@ -62,6 +67,13 @@ def explain_request(
         sequence=1, requested=requested, effective=effective, reason="asked on the command line"
     )
     yield from _story(replace(world, request=request))
+
+
+def _running(spec: JobSpec) -> JobSpec:
+    scaling = spec.scaling.model_copy(update={"mode": Scaling.AUTO})
+    return spec.model_copy(
+        update={"scaling": scaling, "suspend": False, "active_deadline_seconds": None}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,7 @@
 """What a request would lead to."""
 
+from typing import Any
+
 import pytest
 
 from concertina_api.errors import InvalidJob
@@ -28,6 +30,20 @@ def test_a_request_grows_the_job_and_says_why() -> None:
     assert "then: create pod tiny-lm-1" in lines
     assert "then: publish round 2 (Run): tiny-lm-0, tiny-lm-1" in lines
     assert lines[-1].endswith("8 micro-batches x 8, 4 per worker on 2 worker(s)")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"scaling": {"mode": "Off"}}, id="off"),
+        pytest.param({"scaling": {"mode": "Recommend"}}, id="recommend"),
+        pytest.param({"suspend": True}, id="suspended"),
+        pytest.param({"activeDeadlineSeconds": 60}, id="deadline"),
+    ],
+)
+def test_the_explanation_is_of_a_running_job(spec: dict[str, Any]) -> None:
+    want = list(explain_request(a_job(), requested=64))
+    assert list(explain_request(a_job(a_spec(**spec)), requested=64)) == want
 
 
 def test_a_request_that_fits_changes_no_pod() -> None:
