@@ -67,7 +67,8 @@ def departures(
         elif pod.uid in leaving:
             limit = leave_limit(standing, in_force=in_force, policy=policy)
             if elapsed >= limit:
-                reason = "handed over" if not limit else f"still there after {limit.seconds} s"
+                seconds = limit.total_seconds()
+                reason = "handed over" if not limit else f"still there after {seconds:g} s"
                 yield deletion(standing, reason=reason)
         elif standing.has_phase(*OVER):
             yield deletion(standing, reason=_ending(standing))

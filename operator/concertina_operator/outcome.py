@@ -25,7 +25,7 @@ from concertina_operator.acceptance import Standing
 GOOD_STEPS = 1000
 """Steps without a failure after which the count starts anew."""
 REMEMBERED = 256
-"""Rounds and incarnations that the count remembers."""
+"""Rounds, and incarnations of pods that are gone, that the count remembers."""
 
 
 class Ending(StrEnum):
@@ -121,7 +121,7 @@ def failures(
         update={
             "count": start.count + (counted is not None),
             "rounds": tuple(sorted({*start.rounds, *rounds}))[-REMEMBERED:],
-            "uids": (*start.uids, *(entry.key for entry in found))[-REMEMBERED:],
+            "uids": _remembered((*start.uids, *(entry.key for entry in found)), present),
             "good_step": step if counted else start.good_step,
             "message": described(counted) if counted else start.message,
         }
@@ -135,6 +135,15 @@ def described(found: FoundFailure) -> str:
     where = f" as rank {failure.rank} of round {failure.round}" if failure.rank >= 0 else ""
     detail = f": {failure.message}" if failure.message else ""
     return f"{found.pod} failed{where} ({failure.cause.value}){detail}"[:512]
+
+
+def _remembered(keys: tuple[str, ...], present: Iterable[Standing]) -> tuple[str, ...]:
+    """The newest keys, and all of the pods that are there, which would be found again."""
+    uids = {standing.pod.uid for standing in present}
+    newest = len(keys) - REMEMBERED
+    return tuple(
+        key for number, key in enumerate(keys) if number >= newest or key.rpartition(".")[0] in uids
+    )
 
 
 def _renewed(before: FailureCount, *, step: int) -> FailureCount:

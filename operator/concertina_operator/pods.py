@@ -54,10 +54,7 @@ def pod_changes(
 
     deadline = timedelta(seconds=policy.ready_deadline_seconds)
     began = [moment for moment in (in_force.since, waiting_since) if moment is not None]
-    left = {
-        entry.pod.uid: max(entry.pod.created, *began, entry.pod.created) + deadline - now
-        for entry in kept
-    }
+    left = {entry.pod.uid: max([entry.pod.created, *began]) + deadline - now for entry in kept}
     late = [
         entry
         for entry in kept
@@ -82,7 +79,7 @@ def pod_changes(
             *departing,
             *(deletion(entry, reason=f"surplus: {wanted} wanted") for entry in surplus),
             *(
-                deletion(entry, reason=f"not admitted within {deadline.seconds} s")
+                deletion(entry, reason=f"not admitted within {deadline.total_seconds():g} s")
                 for entry in late
             ),
         ),

@@ -179,3 +179,18 @@ def test_the_memory_of_failures_is_bounded():
     assert count.count == 599
     assert max(len(count.rounds), len(count.uids)) <= 1024
     assert count.rounds[-1] == 599
+
+
+def test_a_failure_of_a_pod_that_is_there_is_never_forgotten():
+    number = 600  # more than the count remembers of pods that are gone
+    present = [
+        a_standing(index, failure=a_failure(round=1, incarnation=f"i{index}"))
+        for index in range(number)
+    ]
+    membership = a_membership(1, *range(number))
+    count = news(present, membership=membership).count
+    assert (count.count, len(count.uids)) == (1, number)
+    other = a_standing(number, failure=a_failure(round=1, incarnation="x"))
+    again = news([*present, other], before=count, membership=membership)
+    assert [entry.pod for entry in again.found] == [f"tiny-lm-{number}"]
+    assert news([*present, other], before=again.count, membership=membership).found == ()

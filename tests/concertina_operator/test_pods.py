@@ -14,12 +14,11 @@ TRAINING = {"phase": PodPhase.TRAINING, "round": 1}
 
 
 def changes(standings, *, membership=None, committed=True, since=0, wanted=1, now=10, **fields):
-    defaults = {"ceiling": 4, "waiting_since": None, "not_before": None}
+    defaults = {"ceiling": 4, "waiting_since": None, "not_before": None, "policy": POLICY}
     return pod_changes(
         "tiny-lm",
         standings,
         in_force=InForce(membership=membership, committed=committed, since=at(since)),
-        policy=POLICY,
         wanted=wanted,
         now=at(now),
         **(defaults | fields),
@@ -105,6 +104,19 @@ def test_a_leaver_is_deleted_when_it_has_handed_over_or_too_late(
     answer = changes(standings, membership=membership, committed=committed, now=now)
     assert deleted(answer) == want_deleted
     assert answer.create == ()
+
+
+def test_deadlines_of_days_are_told_in_full():
+    days = ScalingPolicy(ready_deadline_seconds=86_460, leave_deadline_seconds=86_400)
+    membership = a_membership(2, 0, leaving=(a_member(1),))
+    standings = [a_standing(0, **TRAINING), a_standing(1, **TRAINING), Standing(pod=a_pod(2))]
+    answer = changes(
+        standings, membership=membership, committed=False, wanted=2, now=90_000, policy=days
+    )
+    assert deleted(answer) == {
+        "1": "still there after 86400 s",
+        "2": "not admitted within 86460 s",
+    }
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class FailureCount(Model):
     count: Count = 0
     rounds: Annotated[tuple[Count, ...], Field(max_length=1024)] = ()
     """Rounds whose failure was counted."""
-    uids: Annotated[tuple[Token, ...], Field(max_length=1024)] = ()
+    uids: Annotated[tuple[Token, ...], Field(max_length=65536)] = ()
     """Incarnations (uid.incarnation) whose failure was seen."""
     good_step: Count = 0
     """Step at which the count last started anew."""

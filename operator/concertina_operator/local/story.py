@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from pydantic import BaseModel, ValidationError
+
 from concertina_api.v1alpha1 import PodPhase, Report, Resize
 from concertina_operator.actions import Plan
 from concertina_operator.local.directory import RunDirectory
@@ -91,14 +93,14 @@ class Story:
     def end(self, outcome: Outcome) -> dict[str, Any]:
         """Tells the rest and writes the summary, which it returns."""
         self._tell_record()
-        before = read_summary(self._directory)
-        known = {item["round"]: item["phases"] for item in before.get("resizes", [])}
+        before = _earlier(self._directory)
+        known = {resize.round: resize.phases for resize in before.resizes}
         summary = summarize(
             read_rows(self._directory.record),
             outcome=outcome,
-            starts=[*before.get("starts", []), self._began],
+            starts=[*before.starts, self._began],
             phases=known | self._phases,
-            wall_seconds=before.get("wall_seconds", 0.0) + time.time() - self._began,
+            wall_seconds=before.wall_seconds + time.time() - self._began,
         )
         try:
             replace_text(self._directory.summary, json.dumps(summary, indent=1) + "\n")
@@ -145,13 +147,25 @@ class Story:
         )
 
 
-def read_summary(directory: RunDirectory) -> dict[str, Any]:
-    """The summary of earlier shells in this directory; empty when there is none that is whole."""
+class _EarlierResize(BaseModel):
+    round: int
+    phases: dict[str, float]
+
+
+class _Earlier(BaseModel):
+    """What the summary of earlier shells says that their rows do not."""
+
+    starts: tuple[float, ...] = ()
+    wall_seconds: float = 0.0
+    resizes: tuple[_EarlierResize, ...] = ()
+
+
+def _earlier(directory: RunDirectory) -> _Earlier:
+    """Of earlier shells in this directory; nothing when there is no summary that fits."""
     try:
-        summary = json.loads(directory.summary.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return summary if isinstance(summary, dict) else {}
+        return _Earlier.model_validate_json(directory.summary.read_bytes())
+    except (OSError, ValidationError):
+        return _Earlier()
 
 
 def _state(pod: PodFacts, report: Report | None) -> str:
