@@ -99,7 +99,8 @@ def accept_report(
     """What of a report counts, and why the rest does not.
 
     `sequence` is the newest accepted request, `newest_round` the newest published round (0 when
-    the operator knows of none). A request that is refused does not take the report with it.
+    the operator knows of none). A request that is refused does not take the report with it; one
+    that is older than `sequence` is what a former leader asked once, and dropped without a word.
     """
     if (report.pod, report.uid) != (pod.name, pod.uid):
         return None, (f"it is of {report.pod} ({report.uid}), not of {pod.name} ({pod.uid})",)
@@ -109,10 +110,11 @@ def accept_report(
             return None, (f"{name} {number} is above the newest round {limit}",)
     if report.request is None:
         return report, ()
-    refusal = _refusal(report.request, spec=spec, sequence=sequence)
-    if refusal is None:
-        return report, ()
-    return report.model_copy(update={"request": None}), (refusal,)
+    without = report.model_copy(update={"request": None})
+    if report.request.sequence < sequence:
+        return without, ()
+    refusal = _refusal(report.request, spec=spec)
+    return (report, ()) if refusal is None else (without, (refusal,))
 
 
 def known_round(observed: Observed) -> int:
@@ -135,10 +137,8 @@ def _rounds_of(report: Report) -> Mapping[str, int]:
     }
 
 
-def _refusal(request: BatchSizeRequest, *, spec: JobSpec, sequence: int) -> str | None:
+def _refusal(request: BatchSizeRequest, *, spec: JobSpec) -> str | None:
     batch = spec.batch
-    if request.sequence < sequence:
-        return f"request sequence {request.sequence} is below the accepted {sequence}"
     if request.effective > batch.max:
         return f"request {request.sequence} runs {request.effective} samples, above max {batch.max}"
     if request.effective % batch.micro_batch_size:

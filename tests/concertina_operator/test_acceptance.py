@@ -21,9 +21,6 @@ def test_a_fitting_report_counts_as_it_is():
     ("request_of_trainer", "want_refusal"),
     [
         pytest.param(
-            a_request(6, effective=64), "request sequence 6 is below the accepted 7", id="replayed"
-        ),
-        pytest.param(
             a_request(8, effective=1024),
             "request 8 runs 1024 samples, above max 512",
             id="above max",
@@ -40,6 +37,11 @@ def test_an_absurd_request_is_refused_and_the_rest_counts(request_of_trainer, wa
     got, refusals = accepted(report, sequence=7)
     assert got == report.model_copy(update={"request": None})
     assert refusals == (want_refusal,)
+
+
+def test_what_a_former_leader_asked_once_is_dropped_without_a_word():
+    report = a_report(request=a_request(6, effective=64), round=2)
+    assert accepted(report, sequence=7) == (report.model_copy(update={"request": None}), ())
 
 
 def test_what_is_requested_may_lie_above_max_when_what_runs_does_not():
