@@ -134,7 +134,8 @@ class LocalRun:
         return parent_of(self.worker(pod).pid)
 
     def log(self, pod: str) -> str:
-        return (self.folder / "pods" / pod / "agent.log").read_text()
+        path = self.folder / "pods" / pod / "agent.log"
+        return path.read_text() if path.exists() else ""
 
     # Waiting
 
@@ -199,7 +200,6 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONWARNINGS": "default",
     }
 
 

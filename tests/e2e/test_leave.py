@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.runs import LocalRun, samples_in_order, started
 from tests.tasks import job_document
 
+pytestmark = pytest.mark.matrix
 GRACE_SECONDS = 12
 MICRO_BATCH_SECONDS = 0.75
 NUM_MICRO_BATCHES = 16
@@ -46,7 +47,6 @@ def test_the_only_pod_drops_its_step_saves_and_is_replaced(tmp_path: Path) -> No
     assert "starting from checkpoint step-000000001" in logs
 
 
-@pytest.mark.matrix
 @pytest.mark.parametrize("leaver", ["tiny-0", "tiny-1"])
 def test_a_step_that_cannot_end_in_time_is_run_again_by_those_who_stay(
     tmp_path: Path, leaver: str

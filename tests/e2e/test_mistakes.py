@@ -28,6 +28,7 @@ FIXED = {"microBatchSize": 2, "initial": 8, "max": 8, "rule": {"name": "Fixed"}}
             {"model": "tests.e2e.tasks:ListOptimizer"},
             "history is a list; only tensors and numbers can move",
             id="optimizer state that cannot move",
+            marks=pytest.mark.matrix,
         ),
         pytest.param(
             {"config": {"size": 4}},
@@ -39,7 +40,6 @@ FIXED = {"microBatchSize": 2, "initial": 8, "max": 8, "rule": {"name": "Fixed"}}
             {"model": "tests.e2e.tasks:NotOnMeta"},
             "cannot be built on the meta device",
             id="a model that fails on meta",
-            marks=pytest.mark.matrix,
         ),
     ],
 )
@@ -79,6 +79,7 @@ def test_a_job_that_keeps_failing_is_tried_again_until_the_limit(tmp_path: Path)
     assert [row["step"] for row in run.discarded()] == [1, 2, 3]
 
 
+@pytest.mark.matrix
 def test_steps_that_are_not_finite_are_skipped_until_there_are_too_many(tmp_path: Path) -> None:
     samples = (3, *range(24, 64))  # poisoned wherever they come in the order
     document = job_document(
