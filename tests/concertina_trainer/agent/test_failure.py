@@ -33,7 +33,8 @@ def status(**fields):
     [
         pytest.param(1, FailureCause.EXIT_CODE, "exit code 1: ValueError", False, id="exception"),
         pytest.param(2, FailureCause.INVALID_JOB, "exit code 2: ValueError", True, id="mistake"),
-        pytest.param(-9, FailureCause.SIGNAL, "killed by SIGKILL: ValueError", False, id="signal"),
+        pytest.param(-11, FailureCause.SIGNAL, "killed by SIGSEGV: ValueError", False, id="signal"),
+        pytest.param(-9, FailureCause.SIGNAL, "killed by SIGKILL", False, id="signal from outside"),
         pytest.param(-99, FailureCause.SIGNAL, "killed by signal 99: ValueError", False, id="odd"),
     ],
 )

@@ -56,6 +56,8 @@ def failure_of(
     if told is not None:
         permanent = told.permanent or end.code == InvalidJob.exit_code
         return told.model_copy(update={"permanent": permanent})
+    if end.code == -signal.SIGKILL:
+        lines = ""  # it came from outside: the log knows nothing of it
     if end.code < 0:
         cause, text = FailureCause.SIGNAL, f"killed by {_signal_name(-end.code)}"
     elif end.code == InvalidJob.exit_code:
