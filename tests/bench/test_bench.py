@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import figures, schedule
+from tests.bench import figures, schedule, schedule_runs
 from tests.bench.figures import Spread, interval, line, ranged, ratios
-from tests.bench.schedule import Plan, Run, StepTimes
+from tests.bench.schedule import StepTimes
+from tests.bench.schedule_runs import Plan, Run
 
 FOLDER = Path(__file__).parent
 BENCHES = ("resize_pause", "step_overhead", "checkpoint_blocking", "schedule")
@@ -73,14 +74,14 @@ def test_the_interval_narrows_with_more_values():
     assert many.high - many.low < few.high - few.low
 
 
-@pytest.mark.parametrize("study", schedule.STUDIES)
+@pytest.mark.parametrize("study", schedule_runs.STUDIES)
 def test_every_schedule_of_a_study_is_a_valid_job(study):
     from concertina_api.manifest import parse_job
 
-    for plan in schedule.plans_of(schedule.STUDIES[study], seeds=1):
-        job = parse_job(schedule.manifest(plan))
+    for plan in schedule_runs.plans_of(schedule_runs.STUDIES[study], seeds=1):
+        job = parse_job(schedule_runs.manifest(plan))
         assert job.spec.samples == plan.budget
-        assert job.spec.batch.micro_batch_size == schedule.MICRO_BATCH
+        assert job.spec.batch.micro_batch_size == schedule_runs.MICRO_BATCH
 
 
 @pytest.mark.parametrize(
@@ -121,18 +122,18 @@ def test_a_loss_that_the_rival_never_reached_gives_no_ratio():
         plan(schedule.OURS, 1600): Run(loss=1.5, batches=[(8, 100)]),
     }
     assert schedule.speedups(runs, schedule.RIVAL, UNIT, max_accumulation=2) == {}
-    printed = json.loads(schedule.report(schedule.STUDIES["small"], runs, UNIT))
+    printed = json.loads(schedule.report(schedule_runs.STUDIES["small"], runs, UNIT))
     assert (printed["bench"], printed["ratio"]) == ("schedule", 0.0)
 
 
 def test_a_kept_run_is_found_again_and_another_manifest_is_another_run(tmp_path):
     first = plan("constant 8", 8192)
-    path = schedule.kept(tmp_path, first)
+    path = schedule_runs.kept(tmp_path, first)
     path.write_text(json.dumps({"loss": 2.0, "batches": [[8, 1024]]}))
-    assert schedule.all_runs([first], tmp_path, jobs=1) == {
+    assert schedule_runs.all_runs([first], tmp_path, jobs=1) == {
         first: Run(loss=2.0, batches=[(8, 1024)])
     }
-    assert schedule.kept(tmp_path, replace(first, seed=1)) != path
+    assert schedule_runs.kept(tmp_path, replace(first, seed=1)) != path
 
 
 def test_figures_are_printed_with_four_digits():
