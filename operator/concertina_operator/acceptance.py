@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from concertina_api.v1alpha1 import PROTOCOL, BatchSizeRequest, JobSpec, PodPhase, Report
-from concertina_api.v1alpha1.membership import Member
+from concertina_api.v1alpha1.membership import Member, Membership
 from concertina_operator.observed import Observed, PodFacts
 
 MAX_FIRST_ROUND = 2**31
@@ -88,8 +88,9 @@ def accept_reports(observed: Observed) -> tuple[tuple[Standing, ...], tuple[str,
         accepted, refused = accept_report(
             report, pod=pod, spec=observed.job.spec, sequence=sequence, newest_round=newest_round
         )
-        standings.append(Standing(pod=pod, report=accepted))
-        refusals += [f"report of {pod.name}: {refusal}" for refusal in refused]
+        heard, unheard = _within_its_part(accepted, observed.membership)
+        standings.append(Standing(pod=pod, report=heard))
+        refusals += [f"report of {pod.name}: {refusal}" for refusal in (*refused, *unheard)]
     return tuple(standings), tuple(refusals)
 
 
@@ -126,6 +127,21 @@ def accepted_sequence(observed: Observed) -> int:
     """The newest batch-size request that was taken into account."""
     published = observed.membership.request_sequence if observed.membership else 0
     return max(observed.job.status.batch.sequence, published)
+
+
+def _within_its_part(
+    report: Report | None, membership: Membership | None
+) -> tuple[Report | None, tuple[str, ...]]:
+    """The report without what only the leader of the present round may say, and what that is."""
+    if report is None or membership is None or not membership.members:
+        return report, ()
+    leader, number = membership.members[0], membership.round
+    if report.uid == leader.uid:
+        return report, ()
+    claims = {"acknowledged": report.acknowledged, "progress": report.progress}
+    beyond = [name for name, claim in claims.items() if claim and claim.round >= number]
+    refusals = tuple(f"{name} of round {number}, which {leader.pod} leads" for name in beyond)
+    return report.model_copy(update=dict.fromkeys(beyond)), refusals
 
 
 def _rounds_of(report: Report) -> Mapping[str, int]:

@@ -68,7 +68,8 @@ def ending(membership: Membership | None, standings: Iterable[Standing]) -> Endi
     found = [by_uid[member.uid] for member in last if member.uid in by_uid]
     if any(_has_failed(standing) for standing in found):
         return Ending.RUNNING
-    finished = any(entry.report is not None and entry.report.finished for entry in found)
+    leader = by_uid.get(last[0].uid) if last else None
+    finished = leader is not None and leader.report is not None and leader.report.finished
     if finished and all(_is_done(standing) for standing in found):
         return Ending.COMPLETED
     if finished:

@@ -3,7 +3,14 @@ import pytest
 from concertina_api.v1alpha1 import Membership, PodPhase
 from concertina_operator.acceptance import Standing, accept_report, accept_reports
 from concertina_operator.observed import Observed, Phase
-from tests.concertina_operator.factories import a_job, a_pod, a_report, a_request, a_spec
+from tests.concertina_operator.factories import (
+    a_job,
+    a_membership,
+    a_pod,
+    a_report,
+    a_request,
+    a_spec,
+)
 
 
 def accepted(report, *, pod=None, sequence=0, newest_round=3):
@@ -78,6 +85,25 @@ def test_a_lost_membership_is_learned_from_reports():
     assert accepted(report, newest_round=0) == (report, ())
     got, refusals = accepted(a_report(round=2**40), newest_round=0)
     assert (got, len(refusals)) == (None, 1)
+
+
+@pytest.mark.parametrize(("leader", "want_heard"), [(0, False), (1, True)])
+def test_only_its_leader_speaks_for_the_present_round(leader, want_heard):
+    progress = {"step": 5, "samples": 40, "round": 3}
+    resize = {"round": 3, "worldSizeBefore": 1, "worldSize": 2, "step": 4, "pauseSeconds": 0.3}
+    report = a_report(1, round=3, progress=progress, acknowledged=resize)
+    observed = Observed(
+        job=a_job(),
+        membership=a_membership(3, leader, 1 - leader),
+        pods=(a_pod(0), a_pod(1)),
+        reports={"tiny-lm-1": report},
+    )
+    (_, standing), refusals = accept_reports(observed)
+    heard = (standing.report.progress, standing.report.acknowledged)
+    assert heard == ((report.progress, report.acknowledged) if want_heard else (None, None))
+    rule = "of round 3, which tiny-lm-0 leads"
+    want = [] if want_heard else [f"acknowledged {rule}", f"progress {rule}"]
+    assert list(refusals) == [f"report of tiny-lm-1: {refusal}" for refusal in want]
 
 
 def test_each_pod_stands_with_the_report_of_its_own_uid():

@@ -38,6 +38,11 @@ def a_failure(**fields):
         ),
         pytest.param([a_standing(0, **FINISHED)], Ending.COMPLETED, id="the other is gone"),
         pytest.param(
+            [a_standing(0, **TRAINING), a_standing(1, **FINISHED)],
+            Ending.RUNNING,
+            id="one that does not lead says that all is finished",
+        ),
+        pytest.param(
             [a_standing(0, **FINISHED), a_standing(1, pod={"exit_code": 1}, **TRAINING)],
             Ending.RUNNING,
             id="the other failed",
