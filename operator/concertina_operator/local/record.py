@@ -190,8 +190,9 @@ def summarize(
     steps = surviving_steps(rows)
     losses = [row.loss for row in steps if row.loss is not None]
     evaluations = [row for row in rows if isinstance(row, EvaluationRow) and not row.discarded]
-    changes = resizes(steps)
-    discarded = [row for row in rows if isinstance(row, StepRow) and row.discarded]
+    taken = [row for row in rows if isinstance(row, StepRow)]
+    changes = resizes(taken)  # a pause was a pause, also when its steps were rolled back later
+    discarded = [row for row in taken if row.discarded]
     return {
         "outcome": outcome.value,
         "steps": steps[-1].step if steps else 0,

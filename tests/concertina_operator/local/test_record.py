@@ -131,6 +131,17 @@ def test_the_summary_of_a_run() -> None:
     }
 
 
+def test_a_resize_whose_steps_were_rolled_back_is_told() -> None:
+    summary = _summary(
+        a_step(1),
+        a_step(2, world_size=2, round=2, pause_seconds=0.5, discarded=True),
+        a_step(2, round=3, pause_seconds=0.25),
+    )
+    found = [(row["round"], row["from"], row["to"]) for row in summary["resizes"]]
+    assert found == [(2, 1, 2), (3, 2, 1)]
+    assert summary["pause_seconds"] == 0.75
+
+
 def test_the_time_between_two_shells_is_nobodys() -> None:
     rows = [a_step(1), a_step(2), a_step(3, time=5000.0), a_step(4, time=5001.0)]
     assert _summary(*rows, starts=(1000.0, 4990.0))["worker_seconds"] == 2.0

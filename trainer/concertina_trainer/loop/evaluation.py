@@ -30,8 +30,17 @@ PIECE_SECONDS = 0.5
 class Evaluation:
     """The evaluation sets of a task."""
 
-    def __init__(self, task: Task, *, micro_batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        micro_batch_size: int,
+        every_samples: int | None,
+        device: torch.device,
+    ) -> None:
+        """`every_samples`: between two evaluations; None for one at the end."""
         self._task = task
+        self._every_samples = every_samples
         self._sets: Mapping[str, MapDataset] = task.evaluation()
         for name, data in self._sets.items():
             if len(data) == 0:
@@ -39,8 +48,18 @@ class Evaluation:
         self._micro_batch_size = micro_batch_size
         self._device = device
 
-    def __bool__(self) -> bool:
-        return bool(self._sets)
+    def is_due(self, progress: Progress, *, finished: bool) -> bool:
+        """Whether a piece should be run now: one is under way, or an evaluation should begin."""
+        if not self._sets:
+            return False
+        if progress.evaluation is not None:
+            return True
+        if finished:
+            return progress.evaluated_samples != progress.samples
+        if self._every_samples is None:
+            return False
+        done, seen = progress.evaluated_samples, progress.samples
+        return done // self._every_samples < seen // self._every_samples
 
     def advance(self, model: nn.Module, groups: Groups, progress: Progress) -> Progress:
         """Run one piece. The evaluation is complete when the result has none under way."""

@@ -4,7 +4,7 @@ Equal on all ranks at every step boundary, and plain JSON when it travels. Pure.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from concertina_trainer.schedule.controller import BatchController, BatchState
@@ -40,6 +40,29 @@ class Progress:
     evaluation: PartialEvaluation | None = None
     stopped: bool = False
     """The task has asked to stop: the run counts as complete."""
+
+    def after_step(
+        self,
+        samples: int,
+        *,
+        finite: bool,
+        next_batch: int,
+        controller: BatchState,
+        micro_batch_seconds: float,
+        stop: bool,
+    ) -> Self:
+        """Where the run is when a step of that many samples is done, or was skipped."""
+        return replace(
+            self,
+            step=self.step + 1,
+            samples=self.samples + samples,
+            global_batch_size=next_batch,
+            controller=controller,
+            skipped_steps=self.skipped_steps + (not finite),
+            skipped_in_a_row=0 if finite else self.skipped_in_a_row + 1,
+            micro_batch_seconds=micro_batch_seconds,
+            stopped=self.stopped or stop,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

@@ -20,20 +20,21 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Self
 
-from concertina_api.batch import identity, last_batch, num_micro_batches, slots_of
+from concertina_api.batch import identity
 from concertina_api.errors import RoundFailed, TrainingFailed
 from concertina_api.v1alpha1 import Intent, JobSpec, Membership, PodPhase
-from concertina_trainer.agent.mailbox import membership_inbox, notice_inbox
 from concertina_trainer.data.loader import Loader
 from concertina_trainer.loop.context import WorkerContext
 from concertina_trainer.loop.evaluation import Evaluation
+from concertina_trainer.loop.inbox import Inbox
 from concertina_trainer.loop.keeper import StateKeeper
 from concertina_trainer.loop.origin import Origin
+from concertina_trainer.loop.pacing import Pacing
 from concertina_trainer.loop.progress import Progress
 from concertina_trainer.loop.reporting import Reporter, StepFacts
 from concertina_trainer.loop.saving import Saver
 from concertina_trainer.loop.status import StatusBoard
-from concertina_trainer.loop.step import Geometry, Step, StepResult, World, beat_every
+from concertina_trainer.loop.step import Step, StepResult, World, beat_every
 from concertina_trainer.rounds.control import Control, Flags
 from concertina_trainer.rounds.phases import Phases, ignore
 from concertina_trainer.rounds.transaction import Entered, enter
@@ -41,14 +42,12 @@ from concertina_trainer.rounds.transport import is_broken, transport_for
 from concertina_trainer.rounds.watch import Watch, present
 from concertina_trainer.schedule.controller import BatchController
 from concertina_trainer.schedule.estimator import StepStatistics
-from concertina_trainer.schedule.learning_rate import learning_rate
 from concertina_trainer.sharding.collect import buffer_names
 from concertina_trainer.statistics.buffers import BufferMean
 from concertina_trainer.task import Task
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.005
 ARBITER_TIMEOUT_SECONDS = 600.0
 """How long a worker that holds state waits for a membership after its round broke."""
 
@@ -79,13 +78,11 @@ class Session:
     ) -> None:
         """`reached` is called at each point of the protocol (see rounds/phases.py)."""
         self._spec = spec
-        self._task = task
         self._context = context
-        self._total_samples = total_samples
+        self._pacing = Pacing(spec, task, total_samples=total_samples)
         self._loader = loader
         self._reached = reached
-        self._membership_inbox = membership_inbox(context.mailbox)
-        self._notice_inbox = notice_inbox(context.mailbox)
+        self._inbox = Inbox(context)
         self._transport = transport_for(context.device)
         self._watch = Watch(context.mailbox, self._transport.break_off)
         self._controller = BatchController.of(
@@ -93,7 +90,9 @@ class Session:
             total_samples=total_samples,
             warmup_samples=spec.learning_rate.warmup_samples,
         )
-        self._saver = Saver(spec, job=job, run_dir=context.run_dir, may_publish=self._is_current)
+        self._saver = Saver(
+            spec, job=job, run_dir=context.run_dir, may_publish=self._inbox.names_me
+        )
         self._reporter = Reporter(spec, task, context, self._saver, board)
         initial = Progress(
             global_batch_size=spec.batch.initial,
@@ -110,7 +109,10 @@ class Session:
             expect=self._aim,
         )
         self._evaluation = Evaluation(
-            task, micro_batch_size=spec.batch.micro_batch_size, device=context.device
+            task,
+            micro_batch_size=spec.batch.micro_batch_size,
+            every_samples=spec.training.evaluate_every_samples,
+            device=context.device,
         )
         self._world: World | None = None
         self._membership: Membership | None = None
@@ -171,11 +173,13 @@ class Session:
         """The next step; or None, when something else was due before it and is done now."""
         if not self._settle():
             return None
-        if self._evaluation_is_due():
+        finished = self._pacing.is_finished(self.progress)
+        if self._evaluation.is_due(self.progress, finished=finished):
             self._evaluate()
             return None
-        if self._is_finished():
-            self._finish()
+        if finished:
+            self._saver.save_now(self.keeper.hold())
+            self._end(Ending.FINISHED)
             return None
         return self._next_step()
 
@@ -210,23 +214,17 @@ class Session:
 
         None: the pod must end, and no round has ever counted on this worker.
         """
-        deadline = time.monotonic() + ARBITER_TIMEOUT_SECONDS
-        while True:
-            if self._membership is None and self._notice_inbox.read() is not None:
-                self._end(Ending.LEFT)
-                return None
-            newest = self._membership_inbox.read()
-            if newest is not None and newest.round > self._tried:
-                named = self._context.name in present(newest)
-                if named or self._membership is not None:
-                    return newest
-            if self._membership is not None and time.monotonic() > deadline:
-                for holding in self.keeper.held[:1]:
-                    self._saver.save_now(holding)
-                raise TrainingFailed(
-                    f"no membership after round {self._tried} within {ARBITER_TIMEOUT_SECONDS:.0f} s"
-                )
-            time.sleep(POLL_SECONDS)
+        started = self._membership is not None
+        timeout = ARBITER_TIMEOUT_SECONDS if started else None
+        try:
+            membership = self._inbox.await_round(self._tried, timeout=timeout)
+        except TimeoutError as error:
+            for holding in self.keeper.held[:1]:
+                self._saver.save_now(holding)
+            raise TrainingFailed(str(error)) from error
+        if membership is None:
+            self._end(Ending.LEFT)
+        return membership
 
     def _switch(self, membership: Membership) -> None:
         phases = Phases(self._reached)
@@ -240,7 +238,7 @@ class Session:
                 me=self._context.name,
                 keeper=self.keeper,
                 transport=self._transport,
-                superseded=lambda: self._newest_round() > membership.round,
+                superseded=lambda: self._inbox.newest_round() > membership.round,
                 phases=phases,
             )
         except RoundFailed as error:
@@ -286,9 +284,9 @@ class Session:
             world_size_before=world_size_before,
         )
         if live.groups.rank == 0:
-            count = num_micro_batches(self._batch_now(), self._spec.batch.micro_batch_size)
-            shape = identity(self._spec.batch.micro_batch_size, count, live.groups.world_size)
-            log.info("round %d: %s", live.round, shape)
+            geometry = self._pacing.geometry(self.progress)
+            m, count = geometry.micro_batch_size, geometry.num_micro_batches
+            log.info("round %d: %s", live.round, identity(m, count, live.groups.world_size))
 
     def _renumber_requests(self, accepted: int) -> None:
         """Number requests after those of the history that was rolled back."""
@@ -329,47 +327,19 @@ class Session:
     def _end(self, ending: Ending) -> None:
         self.ending = ending
         phase = PodPhase.FINISHED if ending is Ending.FINISHED else PodPhase.LEFT
-        self._reporter.tell(phase=phase, finished=self._is_finished(), checkpoint=self._saver.last)
-
-    def _newest_round(self) -> int:
-        newest = self._membership_inbox.read()
-        return newest.round if newest is not None else 0
-
-    def _is_current(self) -> bool:
-        """Whether this worker is in the newest round that it can read."""
-        newest = self._membership_inbox.read()
-        return newest is not None and self._context.name in present(newest)
+        finished = self._pacing.is_finished(self.progress)
+        self._reporter.tell(phase=phase, finished=finished, checkpoint=self._saver.last)
 
     # Steps
 
-    def _batch_now(self) -> int:
-        left = max(self._total_samples - self.progress.samples, 1)
-        m = self._spec.batch.micro_batch_size
-        return min(self.progress.global_batch_size, last_batch(left, m))
-
     def _next_step(self) -> Step:
         assert self._world is not None
-        progress, batch = self.progress, self._batch_now()
-        rate = self._task.learning_rate(progress.samples, batch)
-        if rate is None:
-            rate = learning_rate(
-                self._spec.learning_rate,
-                samples=progress.samples,
-                batch=batch,
-                total_samples=self._total_samples,
-                initial_batch=self._spec.batch.initial,
-            )
-        m = self._spec.batch.micro_batch_size
+        progress = self.progress
         return Step(
             self._world,
-            Geometry(
-                first_sample=progress.samples,
-                num_micro_batches=num_micro_batches(batch, m),
-                micro_batch_size=m,
-                seed=self._spec.seed,
-            ),
+            self._pacing.geometry(progress),
             training=self._spec.training,
-            learning_rate=rate,
+            learning_rate=self._pacing.learning_rate(progress),
             next_batch=progress.controller.batch,
             beat_every=beat_every(progress.micro_batch_seconds),
             flags=self._flags,
@@ -377,7 +347,7 @@ class Session:
 
     def _flags(self, slots_left: int) -> Flags:
         """What this worker knows as a beat begins."""
-        newest = self._membership_inbox.read()
+        newest = self._inbox.newest()
         if newest is not None and newest.round > self._tried:
             if newest != self._seen:
                 self._seen = newest
@@ -395,15 +365,14 @@ class Session:
     def _announce(self, newest: Membership) -> None:
         """Tell joiners where training will go on, so that they load data ahead."""
         if self._world is not None and self._world.live.groups.rank == 0 and newest.members:
-            after = self.progress.samples + self._batch_now()
+            after = self.progress.samples + self._pacing.batch(self.progress)
             self._reporter.announce(newest, samples=after, batch=self.progress.global_batch_size)
 
     def _cannot_finish(self, slots_left: int) -> bool:
         """Whether the pod must end before this step is likely to."""
-        notice = self._notice_inbox.read()
-        if notice is None:
+        grace_left = self._inbox.grace_left()
+        if grace_left is None:
             return False
-        grace_left = notice.deadline - time.monotonic()
         return slots_left * self.progress.micro_batch_seconds > grace_left / 2
 
     def _after(self, step: Step) -> None:
@@ -433,17 +402,13 @@ class Session:
         observation = self._controller.observe(
             before.controller, statistics if result.finite else None, samples=samples
         )
-        in_a_row = 0 if result.finite else before.skipped_in_a_row + 1
-        self.keeper.progress = replace(
-            before,
-            step=before.step + 1,
-            samples=samples,
-            global_batch_size=result.batch,
+        self.keeper.progress = before.after_step(
+            geometry.global_batch_size,
+            finite=result.finite,
+            next_batch=result.batch,
             controller=observation.state,
-            skipped_steps=before.skipped_steps + (not result.finite),
-            skipped_in_a_row=in_a_row,
             micro_batch_seconds=result.micro_batch_seconds,
-            stopped=before.stopped or result.agreement.stop,
+            stop=result.agreement.stop,
         )
         if result.finite and not self._checked:
             self.keeper.hold()  # refuses state that could not move, before anything is lost
@@ -457,10 +422,11 @@ class Session:
             data_seconds=waited,
         )
         self._stop |= self._reporter.stepped(self.keeper, result, observation, facts)
-        if in_a_row > self._spec.training.max_skipped_steps:
+        in_a_row, limit = self.progress.skipped_in_a_row, self._spec.training.max_skipped_steps
+        if in_a_row > limit:
             raise TrainingFailed(
-                f"loss or gradient was not finite in {in_a_row} steps in a row"
-                f" (limit {self._spec.training.max_skipped_steps}), last at step {before.step + 1}"
+                f"loss or gradient was not finite in {in_a_row} steps in a row (limit {limit}),"
+                f" last at step {self.progress.step}"
             )
         if result.agreement.checkpoint:
             self._saver.save(self.keeper.hold())
@@ -474,27 +440,7 @@ class Session:
 
     def _aim(self, samples: int, batch: int, rank: int, world_size: int) -> None:
         """Load ahead for this and the next step."""
-        m = self._spec.batch.micro_batch_size
-        first = []
-        for start in (samples, samples + batch):
-            count = min(batch, last_batch(max(self._total_samples - start, 0), m)) // m
-            slots = slots_of(count, world_size=world_size, rank=rank) if count else ()
-            first += [start + slot.number * m for slot in slots]
-        self._loader.aim(list(dict.fromkeys(first)))
-
-    # Evaluation and the end
-
-    def _evaluation_is_due(self) -> bool:
-        progress, every = self.progress, self._spec.training.evaluate_every_samples
-        if not self._evaluation:
-            return False
-        if progress.evaluation is not None:
-            return True
-        if self._is_finished():
-            return progress.evaluated_samples != progress.samples
-        if every is None:
-            return False
-        return progress.evaluated_samples // every < progress.samples // every
+        self._loader.aim(self._pacing.first_samples(samples, batch, rank, world_size))
 
     def _evaluate(self) -> None:
         assert self._world is not None
@@ -504,10 +450,3 @@ class Session:
         self.keeper.progress = self._evaluation.advance(live.model, live.groups, self.progress)
         self._stop |= self._reporter.evaluated(self.keeper)
         self._pause_from = time.perf_counter()
-
-    def _is_finished(self) -> bool:
-        return self.progress.stopped or self.progress.samples >= self._total_samples
-
-    def _finish(self) -> None:
-        self._saver.save_now(self.keeper.hold())
-        self._end(Ending.FINISHED)

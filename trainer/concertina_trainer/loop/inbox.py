@@ -1,0 +1,60 @@
+"""What a worker is told from outside: memberships, and the notice that its pod must end."""
+
+import time
+
+from concertina_api.v1alpha1 import Membership
+from concertina_trainer.agent.mailbox import membership_inbox, notice_inbox
+from concertina_trainer.loop.context import WorkerContext
+from concertina_trainer.rounds.watch import present
+
+POLL_SECONDS = 0.005
+
+
+class Inbox:
+    """The newest membership and notice that one worker can read."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._name = context.name
+        self._memberships = membership_inbox(context.mailbox)
+        self._notices = notice_inbox(context.mailbox)
+
+    def newest(self) -> Membership | None:
+        """The newest membership, whether it names this worker or not."""
+        return self._memberships.read()
+
+    def newest_round(self) -> int:
+        """Its number; 0 before the first."""
+        newest = self.newest()
+        return newest.round if newest is not None else 0
+
+    def names_me(self) -> bool:
+        """Whether the newest membership counts on this worker."""
+        newest = self.newest()
+        return newest is not None and self._name in present(newest)
+
+    def grace_left(self) -> float | None:
+        """Seconds until the pod must have ended; None when no such notice was given."""
+        notice = self._notices.read()
+        return None if notice is None else notice.deadline - time.monotonic()
+
+    def await_round(self, after: int, *, timeout: float | None) -> Membership | None:
+        """The first membership with a number above `after` that concerns this worker.
+
+        With a `timeout` (seconds) the worker was in a round before: every newer one concerns it,
+        and TimeoutError is raised when none comes. Without, only one that names it does, and None
+        is returned when the pod must end first.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if deadline is None and self.grace_left() is not None:
+                return None
+            newest = self.newest()
+            if (
+                newest is not None
+                and newest.round > after
+                and (deadline is not None or self._name in present(newest))
+            ):
+                return newest
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"no membership after round {after} within {timeout:.0f} s")
+            time.sleep(POLL_SECONDS)
