@@ -267,10 +267,11 @@ def summary(pauses: Sequence[Pause], theirs: Sequence[Mapping[str, float]]) -> d
 def main() -> None:
     parser = arguments("pause of a live resize against a restart from a checkpoint")
     parser.add_argument("--repeats", type=int, help="runs through all resizes, for each model")
+    parser.add_argument("--sizes", nargs="+", choices=("25m", "125m"), help="default: both")
     options = parser.parse_args()
     repeats = options.repeats or (1 if options.quick else 5)
     spreads, facts = {}, {}
-    for size in ("25m",) if options.quick else ("25m", "125m"):
+    for size in options.sizes or (("25m",) if options.quick else ("25m", "125m")):
         some_spreads, some_facts = compare(size, repeats)
         spreads |= some_spreads
         facts |= some_facts
