@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from concertina_trainer.rounds import sockets
@@ -77,14 +77,18 @@ class GlooTransport:
     def open(self, store: Store, *, rank: int, world_size: int) -> Groups:
         """See Transport."""
         with self.recorded():
-            dist.init_process_group(
-                self.backend,
-                store=PrefixStore("tensor/", store),
-                rank=rank,
-                world_size=world_size,
-                timeout=OPEN_TIMEOUT,
-                device_id=self._device_id(),
-            )
+            try:
+                dist.init_process_group(
+                    self.backend,
+                    store=PrefixStore("tensor/", store),
+                    rank=rank,
+                    world_size=world_size,
+                    timeout=OPEN_TIMEOUT,
+                    device_id=self._device_id(),
+                )
+            except BaseException:
+                _number_anew()
+                raise
             control = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
             mesh = init_device_mesh(self.device.type, (world_size,))
         dist.set_timeout(COLLECTIVE_TIMEOUT)
@@ -145,6 +149,16 @@ class NcclTransport(GlooTransport):
 
     def _device_id(self) -> torch.device | None:
         return self.device
+
+
+def _number_anew() -> None:
+    """Make torch number the next group 0, as it does whenever a default group ends.
+
+    The numbers are parts of the names under which ranks meet. A group that failed to open has used
+    one up, on those ranks only that came so far: they would never meet the others again.
+    """
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    dist.destroy_process_group()
 
 
 def transport_for(device: torch.device) -> Transport:
