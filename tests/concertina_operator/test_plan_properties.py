@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from concertina_api.v1alpha1 import PodPhase
 from concertina_operator.sizing import fitting_size, needed_pods
-from tests.concertina_operator.cluster import FakeCluster
+from tests.concertina_operator.imagined_cluster import FakeCluster
 from tests.concertina_operator.factories import a_job, a_spec
 
 SIZES: list[dict[str, Any]] = [
