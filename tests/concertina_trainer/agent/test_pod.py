@@ -34,9 +34,9 @@ def a_pod(settings):
     """A pod whose workers never get as far as a store."""
     return Pod(
         settings,
-        source=MembershipFile(settings.membership),
+        source=MembershipFile(settings.channel.membership),
         stores=RoundStores(lambda: pytest.fail("no store is needed")),
-        publisher=Publisher(ReportFile(settings.report)),
+        publisher=Publisher(ReportFile(settings.channel.report)),
         tally=Tally(),
         leave=Leave(10),
     )
@@ -45,7 +45,7 @@ def a_pod(settings):
 def test_a_membership_that_cannot_be_relayed_is_relayed_later(settings, caplog):
     pod = a_pod(settings)
     pod.begin()
-    put(settings.membership, TrainingMembership.model_validate({"spec": {"round": 4}}))
+    put(settings.channel.membership, TrainingMembership.model_validate({"spec": {"round": 4}}))
     obstacle = settings.mailbox / "membership.json"
     obstacle.mkdir()
 
