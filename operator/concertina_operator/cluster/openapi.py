@@ -103,9 +103,7 @@ class _Conversion:
         branches = [branch for branch in schema["anyOf"] if branch.get("type") != "null"]
         if len(branches) != 1 or len(branches) == len(schema["anyOf"]):
             raise ValueError(f"{place}: a structural schema has no unions")
-        result = self.of(
-            {**branches[0], **_without(schema, "anyOf")}, place=place, inside=inside
-        )
+        result = self.of({**branches[0], **_without(schema, "anyOf")}, place=place, inside=inside)
         return {**result, "nullable": True} if "default" in result else result
 
     def _values_of_a_map(self, schema: Schema, *, place: str, inside: tuple[str, ...]) -> Schema:
@@ -113,7 +111,9 @@ class _Conversion:
         values = schema.get("additionalProperties")
         if "properties" in schema or values in (None, True, False):
             return {}
-        result = {"additionalProperties": self.of(values, place=f"{place}{{}}", inside=inside)}
+        result: Schema = {
+            "additionalProperties": self.of(values, place=f"{place}{{}}", inside=inside)
+        }
         longest = schema.get("propertyNames", {}).get("maxLength")
         if longest is not None:
             result["x-kubernetes-validations"] = [

@@ -29,9 +29,7 @@ _FIXED = (
     "pods.workersPerPod",
 )
 """Fields of the spec that decide what is computed: every pod of a job must have the same."""
-_STARTED = (
-    "oldSelf.?status.?round.orValue(0) > 0 || oldSelf.?status.?pods.?wanted.orValue(0) > 0"
-)
+_STARTED = "oldSelf.?status.?round.orValue(0) > 0 || oldSelf.?status.?pods.?wanted.orValue(0) > 0"
 
 
 def _rule(

@@ -48,7 +48,9 @@ def wait_in_force(cluster: Cluster, folder: Path) -> None:
 
     def refusal() -> bool:
         try:
-            stranger.create(f"{GROUP}/namespaces/default/trainingreports", a_report("x"), dryRun="All")
+            stranger.create(
+                f"{GROUP}/namespaces/default/trainingreports", a_report("x"), dryRun="All"
+            )
         except ApiFailure as failure:
             return POLICY in failure.message
         return False

@@ -40,7 +40,10 @@ def test_the_committed_file_is_what_the_models_say():
     assert COMMITTED.read_text() == as_yaml()
 
 
-@pytest.mark.parametrize("definition", custom_resource_definitions(), ids=lambda d: d["metadata"]["name"])  # fmt: skip
+@pytest.mark.parametrize(
+    "definition",
+    [pytest.param(each, id=each["metadata"]["name"]) for each in custom_resource_definitions()],
+)
 def test_everything_is_inline_and_of_one_type(definition):
     found = set(keywords(schema_of(definition)))
 
@@ -117,7 +120,10 @@ def test_null_seconds_between_checkpoints_are_kept(api, namespace):
 def test_the_template_may_hold_what_only_a_newer_kubernetes_knows(api, namespace):
     template = {
         "metadata": {"labels": {"team": "a"}, "future": 1},
-        "spec": {"containers": [{"name": "trainer", "image": "i", "future": {"x": 1}}], "future": []},
+        "spec": {
+            "containers": [{"name": "trainer", "image": "i", "future": {"x": 1}}],
+            "future": [],
+        },
     }
     stored = api.create(
         f"{GROUP}/namespaces/{namespace}/adaptivetrainingjobs",

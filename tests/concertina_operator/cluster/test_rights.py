@@ -134,7 +134,7 @@ class TestTrainer:
         assert want_message in refused(trainer.patch, f"{reports}/tiny-lm-0", change)
 
     def test_a_token_of_no_pod_writes_no_report(
-        self, resources, namespace, pods, reports, report, tmp_path
+        self, resources, namespace, reports, report, tmp_path
     ):
         kubeconfig = resources.service_account_kubeconfig(
             tmp_path / "no-pod", namespace=namespace, name="default"
@@ -171,7 +171,7 @@ class TestTrainer:
             ("trainingreports", "patch"),
         }
 
-    def test_has_no_right_elsewhere(self, trainer, reports, report):
+    def test_has_no_right_elsewhere(self, trainer, report):
         assert rights_of(trainer, "default") == set()
         for path in (
             "/api/v1/nodes",
