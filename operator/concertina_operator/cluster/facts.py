@@ -31,6 +31,8 @@ from concertina_operator.observed import Observed, Phase, PodFacts
 MAX_REPORT_BYTES: Final = 16 * 1024
 _QUIET_WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
 """What a container that starts as it should waits for."""
+_CONDITIONS: Final = frozenset(ConditionType)
+_PHASES: Final = frozenset(Phase)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ def read_job(document: Mapping[str, Any]) -> AdaptiveTrainingJob:
     """
     status = document.get("status") or {}
     conditions = [
-        entry for entry in status.get("conditions", ()) if entry.get("type") in set(ConditionType)
+        entry for entry in status.get("conditions", ()) if entry.get("type") in _CONDITIONS
     ]
     known = {**document, "status": {**status, "conditions": conditions}}
     try:
@@ -127,7 +129,7 @@ def read_pod(document: Mapping[str, Any], _: OwnedPod | None = None) -> OwnedPod
             name=metadata["name"],
             uid=metadata["uid"],
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
-            phase=Phase(phase) if phase in set(Phase) else Phase.UNKNOWN,
+            phase=Phase(phase) if phase in _PHASES else Phase.UNKNOWN,
             ready=any(
                 entry.get("type") == "Ready" and entry.get("status") == "True"
                 for entry in status.get("conditions") or ()
