@@ -86,6 +86,27 @@ def test_a_membership_that_is_about_to_be_deleted_is_gone(source, kubernetes):
     wait_for(source.gone, lambda: "gone")
 
 
+def test_the_membership_of_an_earlier_job_of_the_name_is_none(api, kubernetes):
+    def owned_by(uid):
+        return {"ownerReferences": [{"kind": "AdaptiveTrainingJob", "name": "tiny", "uid": uid}]}
+
+    publish(kubernetes, 8, metadata=owned_by("old"))
+    with watching(api, uid="new") as source:
+        until_watches(kubernetes, 1)
+        publish(kubernetes, 9, metadata=owned_by("old"))
+        kubernetes.delete(PLURAL, "tiny")
+        publish(kubernetes, 1, metadata=owned_by("new"))
+        until_round(source, 1)
+        assert not source.gone()
+
+        kubernetes.fail(503, times=3, matches=lambda request: request.is_watch)
+        kubernetes.cut()
+        kubernetes.delete(PLURAL, "tiny")
+        publish(kubernetes, 1, metadata=owned_by("newest"))
+        kubernetes.forget()
+        wait_for(source.gone, lambda: "gone")
+
+
 def test_a_membership_that_is_not_valid_is_ignored(source, kubernetes, caplog):
     publish(kubernetes, 1)
     until_round(source, 1)

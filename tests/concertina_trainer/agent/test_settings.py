@@ -128,6 +128,7 @@ def test_an_agent_on_kubernetes_has_its_job_in_the_environment(in_cluster, tmp_p
         pytest.param("CONCERTINA_SPEC", "{}", "CONCERTINA_SPEC is not an Adaptive", id="empty"),
         pytest.param("CONCERTINA_SPEC", "{", "CONCERTINA_SPEC is not an Adaptive", id="cut"),
         pytest.param("CONCERTINA_NAMESPACE", "", "CONCERTINA_NAMESPACE is not set", id="namespace"),
+        pytest.param("CONCERTINA_HOST", "", "CONCERTINA_HOST is not set", id="address"),
         pytest.param("CONCERTINA_TOKEN", "", "CONCERTINA_TOKEN is not set", id="token"),
         pytest.param(
             "KUBERNETES_SERVICE_HOST", "", "KUBERNETES_SERVICE_HOST is not set", id="server"

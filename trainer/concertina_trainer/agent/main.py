@@ -114,7 +114,8 @@ def _run(settings: Settings, program: Sequence[str], *, leave: Leave, tally: Tal
 def _source(settings: Settings) -> MembershipSource:
     if isinstance(settings.channel, Files):
         return MembershipFile(settings.channel.membership)
-    return MembershipWatch(ApiServer(settings.channel), settings.job.metadata.name)
+    job = settings.job.metadata
+    return MembershipWatch(ApiServer(settings.channel), job.name, uid=job.uid)
 
 
 def _sink(channel: Channel) -> ReportSink:

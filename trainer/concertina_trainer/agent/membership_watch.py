@@ -41,12 +41,15 @@ class MembershipWatch:
         api: ApiServer,
         job: str,
         *,
+        uid: str = "",
         retry: Retry | None = None,
         watch_seconds: float = WATCH_SECONDS,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
+        """`uid` is that of the job; the membership of an earlier job of its name is none."""
         self._api = api
         self._name = job
+        self._uid = uid
         self._retry = retry or Retry()
         self._watch_seconds = watch_seconds
         self._silence_seconds = silence_seconds
@@ -112,11 +115,15 @@ class MembershipWatch:
 
     def _read(self) -> None:
         try:
-            self._believe(self._api.call("GET", self._api.path(PLURAL, self._name)))
+            document = self._api.call("GET", self._api.path(PLURAL, self._name))
         except ApiError as error:
             if not error.says_missing(self._name):
                 raise
-            self._gone = self._latest is not None  # else the first is yet to come
+            document = {}
+        if self._is_ours(document):
+            self._believe(document)
+        elif self._latest is not None:  # else the first is yet to come
+            self._gone = True
 
     def _take(self, event: dict[str, Any]) -> None:
         """One event of the watch. Raises ApiError for one that ends it."""
@@ -128,12 +135,17 @@ class MembershipWatch:
             raise ApiError(
                 f"the watch: {document.get('message')}", status=document.get("code") or 0
             )
-        metadata = document.get("metadata") or {}
-        if kind == "DELETED" and metadata.get("name") == self._name:
+        if kind == "DELETED" and self._is_ours(document):
             self._gone = True
-        elif kind in ("ADDED", "MODIFIED") and metadata.get("name") == self._name:
+        elif kind in ("ADDED", "MODIFIED") and self._is_ours(document):
             self._believe(document)
-        self._version = metadata.get("resourceVersion") or self._version
+        self._version = document.get("metadata", {}).get("resourceVersion") or self._version
+
+    def _is_ours(self, document: dict[str, Any]) -> bool:
+        metadata = document.get("metadata", {})
+        owners = [owner.get("uid") for owner in metadata.get("ownerReferences", ())]
+        is_owned = not self._uid or not owners or self._uid in owners
+        return metadata.get("name") == self._name and is_owned
 
     def _believe(self, document: dict[str, Any]) -> None:
         if document.get("metadata", {}).get("deletionTimestamp"):

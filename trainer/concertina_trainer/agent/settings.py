@@ -59,8 +59,9 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
     reader = _Reader(environment)
     pod = reader.checked("CONCERTINA_POD", TypeAdapter(Name))
     uid = reader.checked("CONCERTINA_UID", TypeAdapter(Token))
-    host = reader.checked("CONCERTINA_HOST", TypeAdapter(Host), default="127.0.0.1")
     in_cluster = is_in_cluster(environment)
+    here = None if in_cluster else "127.0.0.1"
+    host = reader.checked("CONCERTINA_HOST", TypeAdapter(Host), default=here)
     channel = _channel(reader, in_cluster=in_cluster)
     manifest = None if in_cluster else reader.path("CONCERTINA_JOB")
     run_dir = reader.path("CONCERTINA_RUN_DIR")
