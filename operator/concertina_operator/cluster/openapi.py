@@ -126,26 +126,19 @@ class _Conversion:
 
 
 def _default(schema: Schema, result: Schema) -> Schema:
-    """The default that is left to say; none for null, an empty list and an empty map."""
-    value = schema.get("default")
-    if value is None or (not value and value in ([], {}) and "properties" not in result):
+    """The default, where there is one to say: null, an empty list and an empty map are absence."""
+    value = _present(schema.get("default"))
+    if value is None or (value in ([], {}) and "properties" not in result):
         return {}
-    return {"default": _beyond(value, result)}
+    return {"default": value}
 
 
-def _beyond(value: Any, schema: Schema) -> Any:
-    """What a default has to say where the defaults of the fields inside it say the rest."""
-    properties = schema.get("properties")
-    if properties is None or not isinstance(value, dict):
+def _present(value: Any) -> Any:
+    """A default without what is absent in it. Rules see it as it stands, so it is complete."""
+    if not isinstance(value, dict):
         return value
-    inner = {
-        name: _beyond(entry, properties[name])
-        for name, entry in value.items()
-        if entry not in (None, [], {})
-    }
-    return {
-        name: entry for name, entry in inner.items() if entry != properties[name].get("default")
-    }
+    inner = {name: _present(entry) for name, entry in value.items()}
+    return {name: entry for name, entry in inner.items() if entry not in (None, [], {})}
 
 
 def _without(schema: Schema, keyword: str) -> Schema:

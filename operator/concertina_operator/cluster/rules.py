@@ -1,8 +1,9 @@
 """The checks across fields that the API server makes itself, as CEL. Called by crd.py.
 
-Pure data. Each rule repeats a check of the models in concertina_api, in the same words where CEL can
-say them, or forbids a change that a running job could not follow. The API server evaluates them
-only on objects whose every single field is valid.
+Pure data. Each rule repeats a check of the models in concertina_api, in the same words, or forbids
+a change that a running job could not follow. The API server evaluates them only on objects whose
+every single field is valid. It refuses rules whose cost it cannot bound, and it loses the bound of
+a list or a text in `?.orValue()` and in string(): hence `has` and `format`.
 """
 
 from typing import Any
@@ -28,26 +29,40 @@ _FIXED = (
     "checkpoint.path",
     "pods.workersPerPod",
 )
-"""Fields of the spec that decide what is computed: every pod of a job must have the same."""
+"""Fields of the spec that decide what is computed: every pod of a job must have the same.
+
+Of free-form objects CEL compares the number of their fields and the values of those in both: a
+`config` in which a field was only renamed passes.
+"""
 _STARTED = "oldSelf.?status.?round.orValue(0) > 0 || oldSelf.?status.?pods.?wanted.orValue(0) > 0"
+_MISFIT = "stage, stage.batch % self.microBatchSize != 0 || stage.batch > self.max"
 
 
 def _rule(
-    rule: str, message: str, *, expression: str | None = None, field: str | None = None
+    rule: str,
+    message: str,
+    *,
+    words: str | None = None,
+    numbers: str | None = None,
+    field: str | None = None,
 ) -> dict[str, Any]:
-    """One rule; `expression` is CEL that says the message with its numbers, `field` what to blame."""
+    """One rule. `words` are the message with gaps for `numbers` (CEL), `field` is what to blame."""
     entry = {"rule": rule, "message": message}
-    if expression is not None:
-        entry["messageExpression"] = expression
+    if words is not None:
+        entry["messageExpression"] = f'"{words}".format([{numbers}])'
     if field is not None:
         entry["fieldPath"] = f".{field}"
     return entry
 
 
+def _unchanged(path: str, *, inside: str = "") -> str:
+    new, old = f"self{inside}.{path}", f"oldSelf{inside}.{path}"
+    return f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
+
+
 def _fixed(path: str) -> dict[str, Any]:
-    optional = path.replace(".", ".?")
     return _rule(
-        f"!({_STARTED}) || self.spec.?{optional} == oldSelf.spec.?{optional}",
+        f"!({_STARTED}) || {_unchanged(path, inside='.spec')}",
         f"{path} is fixed once the job has started",
         field=f"spec.{path}",
     )
@@ -57,8 +72,8 @@ def _multiple(field: str) -> dict[str, Any]:
     return _rule(
         f"self.{field} % self.microBatchSize == 0",
         f"{field} is not a multiple of microBatchSize",
-        expression=f"'{field} ' + string(self.{field})"
-        " + ' is not a multiple of microBatchSize ' + string(self.microBatchSize)",
+        words=f"{field} %d is not a multiple of microBatchSize %d",
+        numbers=f"self.{field}, self.microBatchSize",
         field=field,
     )
 
@@ -67,20 +82,9 @@ def _knob(knob: str, *, owner: str) -> dict[str, Any]:
     return _rule(
         f"!has(self.{knob}) || self.name == '{owner}'",
         f"{knob} belongs to rule {owner}",
-        expression=f"'{knob} belongs to rule {owner}, not to ' + self.name",
+        words=f"{knob} belongs to rule {owner}, not to %s",
+        numbers="self.name",
         field=knob,
-    )
-
-
-def _stages_fit(stages: str) -> dict[str, Any]:
-    return _rule(
-        f"{stages}.all(stage, stage.batch % self.microBatchSize == 0 && stage.batch <= self.max)",
-        "a stage's batch is a multiple of microBatchSize up to max",
-        expression=f"'stage batch ' + {stages}.filter(stage,"
-        " stage.batch % self.microBatchSize != 0 || stage.batch > self.max)"
-        ".map(stage, string(stage.batch)).join(', ')"
-        " + ' is not a multiple of microBatchSize ' + string(self.microBatchSize)"
-        " + ' up to max ' + string(self.max)",
     )
 
 
@@ -88,17 +92,17 @@ JOB: Rules = [
     _rule(
         f"size(self.metadata.name) <= {MAX_JOB_NAME}"
         " && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
-        f"the name of a job has at most {MAX_JOB_NAME} characters, lower-case letters, digits and '-'",
-        expression=f"'the name of a job has at most {MAX_JOB_NAME} characters, lower-case letters,"
-        " digits and \"-\"; this one has ' + string(size(self.metadata.name)) + ': '"
-        " + self.metadata.name",
+        f"the name of a job has at most {MAX_JOB_NAME} characters: lower-case letters, digits, -",
+        words=f"the name of a job has at most {MAX_JOB_NAME} characters: lower-case letters,"
+        " digits, -; this one has %d: %s",
+        numbers="size(self.metadata.name), self.metadata.name",
     ),
     *(_fixed(path) for path in _FIXED),
 ]
 
 SPEC: Rules = [
     _rule("has(self.samples) != has(self.epochs)", "give exactly one of samples and epochs"),
-    _rule("self.?managedBy == oldSelf.?managedBy", "managedBy never changes", field="managedBy"),
+    _rule(_unchanged("managedBy"), "managedBy never changes", field="managedBy"),
 ]
 
 BATCH: Rules = [
@@ -107,10 +111,25 @@ BATCH: Rules = [
     _rule(
         "self.initial <= self.max",
         "initial is above max",
-        expression="'initial ' + string(self.initial) + ' is above max ' + string(self.max)",
+        words="initial %d is above max %d",
+        numbers="self.initial, self.max",
         field="initial",
     ),
-    _stages_fit("self.?rule.?stages.orValue([])"),
+    _rule(
+        f"!has(self.rule) || !has(self.rule.stages) || !self.rule.stages.exists({_MISFIT})",
+        "a stage's batch is a multiple of microBatchSize up to max",
+        words="stage batch %d is not a multiple of microBatchSize %d up to max %d",
+        numbers=f"self.rule.stages.filter({_MISFIT})[0].batch, self.microBatchSize, self.max",
+        field="rule",
+    ),
+    _rule(
+        "!has(self.shadowRules) || !self.shadowRules.exists(one,"
+        f" has(one.stages) && one.stages.exists({_MISFIT}))",
+        "a stage's batch is a multiple of microBatchSize up to max",
+        words="a stage's batch is not a multiple of microBatchSize %d up to max %d",
+        numbers="self.microBatchSize, self.max",
+        field="shadowRules",
+    ),
 ]
 
 BATCH_RULE: Rules = [
@@ -118,15 +137,15 @@ BATCH_RULE: Rules = [
     _knob("fraction", owner="NoiseScale"),
     _knob("stages", owner="Ramp"),
     _rule(
-        "self.name != 'Ramp' || self.?stages.orValue([]).size() > 0",
+        "self.name != 'Ramp' || has(self.stages) && size(self.stages) > 0",
         "rule Ramp needs at least one stage",
     ),
     _rule(
         "!has(self.stages) || self.stages.map(stage, stage.samples).isSorted()"
         " && self.stages.all(one, self.stages.exists_one(other, other.samples == one.samples))",
         "stages must have rising samples",
-        expression="'stages must have rising samples, got ['"
-        " + self.stages.map(stage, string(stage.samples)).join(', ') + ']'",
+        words="stages must have rising samples, got %s",
+        numbers="self.stages.map(stage, stage.samples)",
         field="stages",
     ),
 ]
@@ -135,22 +154,23 @@ PODS: Rules = [
     _rule(
         "self.min <= self.max",
         "min is above max",
-        expression="'min ' + string(self.min) + ' is above max ' + string(self.max)",
+        words="min %d is above max %d",
+        numbers="self.min, self.max",
         field="min",
     ),
     _rule(
         "!has(self.allowed) || self.allowed.all(size, size >= self.min)",
         "allowed holds sizes below min",
-        expression="'allowed [' + self.allowed.filter(size, size < self.min)"
-        ".map(size, string(size)).join(', ') + '] lies below min ' + string(self.min)",
+        words="allowed %s lies below min %d",
+        numbers="self.allowed.filter(size, size < self.min), self.min",
         field="allowed",
     ),
     _rule(
         "!has(self.allowed) || size(self.allowed) == 0"
         " || self.allowed.exists(size, size <= self.max)",
         "allowed has no size up to max",
-        expression="'allowed [' + self.allowed.map(size, string(size)).join(', ')"
-        " + '] has no size up to max ' + string(self.max)",
+        words="allowed %s has no size up to max %d",
+        numbers="self.allowed, self.max",
         field="allowed",
     ),
 ]
@@ -158,9 +178,9 @@ PODS: Rules = [
 MEMBERSHIP: Rules = [
     _rule(
         "self.round >= oldSelf.round",
-        "round never falls",
-        expression="'round ' + string(self.round) + ' is below ' + string(oldSelf.round)"
-        " + ': a round never falls'",
+        "a round never falls",
+        words="round %d is below %d: a round never falls",
+        numbers="self.round, oldSelf.round",
         field="round",
     ),
 ]
@@ -169,8 +189,8 @@ REPORT: Rules = [
     _rule(
         "self.spec.pod == self.metadata.name",
         "a report is named like its pod",
-        expression="'a report is named like its pod: ' + self.metadata.name"
-        " + ' is not ' + self.spec.pod",
+        words="a report is named like its pod: %s is not %s",
+        numbers="self.metadata.name, self.spec.pod",
         field="spec.pod",
     ),
 ]

@@ -80,18 +80,18 @@ def jobs(namespace):
         ),
         pytest.param(
             "spec.batch.rule", {"name": "Ramp", "stages": [{"samples": 1, "batch": 60}]},
-            "spec.batch", "stage batch 60 is not a multiple of microBatchSize 8 up to max 64",
+            "spec.batch.rule", "stage batch 60 is not a multiple of microBatchSize 8 up to max 64",
             id="stage no multiple",
         ),
         pytest.param(
             "spec.batch.rule", {"name": "Ramp", "stages": [{"samples": 1, "batch": 128}]},
-            "spec.batch", "stage batch 128 is not a multiple of microBatchSize 8 up to max 64",
+            "spec.batch.rule", "stage batch 128 is not a multiple of microBatchSize 8 up to max 64",
             id="stage above max",
         ),
         pytest.param(
             "spec.batch.shadowRules",
             [{"name": "Ramp", "stages": [{"samples": 1, "batch": 60}]}],
-            "spec.batch", "stage batch 60 is not a multiple of microBatchSize 8 up to max 64",
+            "spec.batch.shadowRules", "is not a multiple of microBatchSize 8 up to max 64",
             id="stage of a shadow rule",
         ),
         pytest.param(
@@ -137,14 +137,14 @@ def test_server_and_models_refuse_in_the_same_words(
 
 def test_a_name_must_do_for_pods(api, namespace):
     api.create(jobs(namespace), a_job("7"), dryRun="All")
-    with pytest.raises(ApiFailure, match="lower-case letters, digits"):
+    with pytest.raises(ApiFailure, match=r"this one has 3: a\.b"):
         api.create(jobs(namespace), a_job("a.b"), dryRun="All")
 
 
 CHANGES = [
     pytest.param("model", "package.module:Other", id="model"),
     pytest.param("config", {"width": 64}, id="config"),
-    pytest.param("config", {"depth": 32}, id="config renamed"),
+    pytest.param("config", {"width": 32, "depth": 2}, id="config grown"),
     pytest.param("config", None, id="config removed"),
     pytest.param("samples", 2000, id="samples"),
     pytest.param("seed", 1, id="seed"),
