@@ -18,6 +18,7 @@ from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import (
     AdaptiveTrainingJob,
     ConditionType,
+    JobStatus,
     Membership,
     Report,
     TrainingMembership,
@@ -103,17 +104,26 @@ def observed_from(
 def read_job(document: Mapping[str, Any]) -> AdaptiveTrainingJob:
     """The job. Raises InvalidJob with one line per mistake.
 
-    Conditions of types that this operator does not know, which a newer one wrote, are left out.
+    What this operator does not understand of the status, which a newer one wrote, is left out.
     """
-    status = document.get("status") or {}
-    conditions = [
-        entry for entry in status.get("conditions", ()) if entry.get("type") in _CONDITIONS
-    ]
-    known = {**document, "status": {**status, "conditions": conditions}}
     try:
-        return AdaptiveTrainingJob.model_validate(known)
+        return AdaptiveTrainingJob.model_validate({**document, "status": read_status(document)})
     except ValidationError as error:
         raise InvalidJob("\n".join(_mistakes(error))) from error
+
+
+def read_status(document: Mapping[str, Any]) -> JobStatus:
+    """The status of a job as far as this operator understands it."""
+    status = dict(document.get("status") or {})
+    known = (entry for entry in status.get("conditions", ()) if entry.get("type") in _CONDITIONS)
+    status["conditions"] = tuple(known)
+    try:
+        return JobStatus.model_validate(status)
+    except ValidationError as error:
+        strange = {mistake["loc"][0] for mistake in error.errors(include_url=False)}
+        return JobStatus.model_validate(
+            {name: value for name, value in status.items() if name not in strange}
+        )
 
 
 def read_pod(document: Mapping[str, Any], _: OwnedPod | None = None) -> OwnedPod:

@@ -58,7 +58,6 @@ class Watched:
             self.job_gone(key_of(document))
         else:
             self.job_there(document)
-        self.jobs.watched(version_of(document))
 
     def job_there(self, document: Mapping[str, Any]) -> None:
         """Takes a job from a list or a watch."""
@@ -69,8 +68,10 @@ class Watched:
             self.queue.add(key)
 
     def job_answer(self, document: Mapping[str, Any]) -> None:
-        """Takes a job from the answer to an own call."""
-        self.jobs.put_answer(key_of(document), document, version=version_of(document))
+        """Takes a job from the answer to an own call, unless it was deleted meanwhile."""
+        key = key_of(document)
+        if self.jobs.get(key) is not None:
+            self.jobs.put(key, document, version=version_of(document))
 
     def job_gone(self, key: Key) -> None:
         """The job is deleted."""

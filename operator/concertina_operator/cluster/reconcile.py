@@ -17,10 +17,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from concertina_api.errors import InvalidJob
-from concertina_api.v1alpha1 import AdaptiveTrainingJob, ConditionType, JobStatus, Scaling
+from concertina_api.v1alpha1 import AdaptiveTrainingJob, ConditionType, Scaling
 from concertina_operator.actions import Action, CreatePod, Event, EventType, Plan
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.apply import Hands, Target
@@ -38,7 +36,7 @@ from concertina_operator.cluster.claims import (
 from concertina_operator.cluster.client import MERGE_PATCH, Api, Conflict, NotFound
 from concertina_operator.cluster.dry_run import DryRuns
 from concertina_operator.cluster.events import Events
-from concertina_operator.cluster.facts import read_job
+from concertina_operator.cluster.facts import read_job, read_status
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.observe import Watched
 from concertina_operator.cluster.pod import JOB_LABEL
@@ -219,7 +217,7 @@ class Reconciler:
 
     async def _refuse(self, document: Mapping[str, Any], message: str) -> timedelta | None:
         """Says that the job's spec breaks a rule that the API server does not know."""
-        now, before = self._clock(), _status_of(document)
+        now, before = self._clock(), read_status(document)
         claim = Claim(type=ConditionType.READY, holds=False, reason="InvalidJob", message=message)
         generation = document["metadata"]["generation"]
         after = before.model_copy(
@@ -255,10 +253,3 @@ class Reconciler:
             del self._uids[key]
         if uid is not None:
             self._uids[key] = uid
-
-
-def _status_of(document: Mapping[str, Any]) -> JobStatus:
-    try:
-        return JobStatus.model_validate(document.get("status") or {})
-    except ValidationError:
-        return JobStatus()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final, Generic, TypeVar
 
-from concertina_operator.cluster.client import Api, ApiError, Gone
+from concertina_operator.cluster.client import Api, ApiError, Gone, Unreachable
 from concertina_operator.cluster.store import Key, Store, key_of, version_of
 
 T = TypeVar("T")
@@ -102,10 +102,14 @@ class Reflector(Generic[T]):
         ends_at = time.monotonic() + RELIST_SECONDS * (0.9 + 0.2 * random.random())
         while time.monotonic() < ends_at:
             params = {**self._params, "resourceVersion": version}
-            async with aclosing(self._api.watch(self._path, params=params)) as events:
-                async for event in events:
-                    self.heard_at = time.monotonic()
-                    version = self._take(event["type"], event["object"])
+            try:
+                async with aclosing(self._api.watch(self._path, params=params)) as events:
+                    async for event in events:
+                        self.heard_at = time.monotonic()
+                        version = self._take(event["type"], event["object"])
+            except Unreachable as error:
+                _log.info("%s; goes on from version %s", error, version)
+                await asyncio.sleep(_PAUSE_SECONDS[0] * (0.5 + random.random()))
 
     def _take(self, kind: str, document: Mapping[str, Any]) -> str:
         if kind == "DELETED":

@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 import click
 
 from concertina_operator.cluster.client import Api
-from concertina_operator.cluster.credentials import read_credentials
+from concertina_operator.cluster.credentials import NoCluster, read_credentials
 from concertina_operator.cluster.health import Health, complaints
 from concertina_operator.cluster.lease import Lease
 from concertina_operator.cluster.metrics import Metrics
@@ -54,9 +54,13 @@ def main(namespace: str | None, lease_namespace: str | None, port: int, workers:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    try:
+        own_namespace = read_credentials().namespace
+    except NoCluster as error:
+        raise click.ClickException(str(error)) from error
     settings = Settings(
         namespace=namespace,
-        lease_namespace=lease_namespace or read_credentials().namespace,
+        lease_namespace=lease_namespace or own_namespace,
         port=port,
         num_workers=workers,
     )
@@ -127,10 +131,12 @@ async def _work(shell: Shell, lease: Lease, stop: asyncio.Event) -> None:
     if stop.is_set():
         _log.info("told to end: finishes what is in hand")
         await shell.finish(patience_seconds=_PATIENCE_SECONDS)
-    for task in (working, stopping, keeping):
+    tasks = (working, stopping, keeping)
+    for task in tasks:
         task.cancel()
-    if working.done() and not working.cancelled():
-        working.result()
+    ended, *_ = await asyncio.gather(*tasks, return_exceptions=True)
+    if isinstance(ended, Exception):
+        raise ended
 
 
 def _end_when_lost(keeping: asyncio.Task[None]) -> None:

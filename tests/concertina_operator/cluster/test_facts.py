@@ -236,6 +236,11 @@ def test_conditions_of_a_newer_operator_are_passed_over():
     assert [entry.type for entry in job.status.conditions] == ["Ready"]
 
 
+def test_what_a_newer_operator_wrote_in_another_way_is_passed_over():
+    job = read_job(a_stored_job(round=3, probe="a word", retry={"count": "many"}))
+    assert (job.status.round, job.status.probe, job.status.retry.count) == (3, 0, 0)
+
+
 def test_a_spec_that_breaks_a_rule_is_named_with_the_rule():
     document = a_stored_job()
     document["spec"]["batch"]["initial"] = 17
