@@ -6,7 +6,7 @@ A pod that the server refuses is remembered (refusals.py) and ends nothing else.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_never
@@ -21,7 +21,7 @@ from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.pod import JOB_LABEL, build_pod
 from concertina_operator.cluster.rate import Rate
 from concertina_operator.cluster.refusals import Refusals
-from concertina_operator.cluster.store import Key, Store
+from concertina_operator.cluster.store import Key
 
 TakeAnswer = Callable[[Mapping[str, Any]], None]
 
@@ -33,6 +33,8 @@ class Target:
     job: AdaptiveTrainingJob
     document: Mapping[str, Any]
     """The same as it is stored."""
+    membership: StoredMembership | None
+    """The one that the plan was made from."""
 
     @property
     def namespace(self) -> str:
@@ -52,7 +54,6 @@ class Hands:
         self,
         api: Api,
         *,
-        memberships: Store[StoredMembership],
         take_pod: TakeAnswer,
         take_membership: TakeAnswer,
         refusals: Refusals,
@@ -66,7 +67,6 @@ class Hands:
         `bindings` is None where trainers have their rights already.
         """
         self._api = api
-        self._memberships = memberships
         self._take_pod = take_pod
         self._take_membership = take_membership
         self._refusals = refusals
@@ -86,14 +86,12 @@ class Hands:
                     pods.append(action)
                 case _:
                     assert_never(action)
-        if self._bindings is not None and any(isinstance(action, CreatePod) for action in pods):
-            await self._bindings.ensure(target.namespace)
-        outcomes = await asyncio.gather(
-            *(self._change(action, target) for action in pods), return_exceptions=True
+        create = [action for action in pods if isinstance(action, CreatePod)]
+        delete = [action for action in pods if isinstance(action, DeletePod)]
+        await _all(
+            self._create_all([action.name for action in create], target),
+            *(self._delete(action, target) for action in delete),
         )
-        for outcome in outcomes:
-            if outcome is not None:
-                raise outcome
 
     def forget(self, key: Key, *, uid: str) -> None:
         """Drops what is remembered of a job that is gone."""
@@ -103,7 +101,7 @@ class Hands:
 
     async def _publish(self, membership: Membership, target: Target) -> None:
         namespace, name = target.namespace, target.job.metadata.name
-        known = self._memberships.get(Key(namespace, name))
+        known = target.membership
         body = _membership_document(membership, target)
         if known is not None:
             # With the version that the plan was made from: nobody wrote in between.
@@ -114,15 +112,18 @@ class Hands:
             path = paths.memberships(namespace)
             self._take_membership(await self._api.call("POST", path, body=body))
 
-    async def _change(self, action: CreatePod | DeletePod, target: Target) -> None:
-        match action:
-            case CreatePod():
-                await self._create(action.name, target)
-            case DeletePod():
-                await self._delete(action, target)
+    async def _create_all(self, names: Sequence[str], target: Target) -> None:
+        """Creates pods that differ in nothing but their names."""
+        if not names:
+            return
+        if self._bindings is not None:
+            await self._bindings.ensure(target.namespace)
+        pod = build_pod(target.document, target.job.spec, name=names[0])
+        named = ({**pod, "metadata": {**pod["metadata"], "name": name}} for name in names)
+        await _all(*(self._create(body, target) for body in named))
 
-    async def _create(self, name: str, target: Target) -> None:
-        body = build_pod(target.document, target.job.spec, name=name)
+    async def _create(self, body: Mapping[str, Any], target: Target) -> None:
+        name = body["metadata"]["name"]
         await self._rate.turn()
         try:
             pod = await self._api.call("POST", paths.pods(target.namespace), body=body)
@@ -171,6 +172,13 @@ class Hands:
         self._metrics.pods_deleted.inc()
         if answer.get("kind") == "Pod":
             self._take_pod(answer)
+
+
+async def _all(*writes: Coroutine[Any, Any, None]) -> None:
+    """Waits for the end of all of them, and raises the first error."""
+    for outcome in await asyncio.gather(*writes, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 def _membership_document(membership: Membership, target: Target) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Three conditions (TemplateValid, CheckpointDurable, NameTaken), who manages the 
 expires. Called by the reconcile around each plan. Pure: no I/O, no clock.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -32,6 +32,7 @@ _BAD_NEWS: Final = {
     ConditionType.NAME_TAKEN: "NameTaken",
 }
 """Reasons of events."""
+_CREATED: Final = "PodsCreated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +100,19 @@ def with_retries(plan: Plan, refused: Iterable[Refusal], *, now: datetime) -> Pl
     return replace(plan, actions=(*plan.actions, *retries))
 
 
+def news(plan: Plan, *, refused: Collection[str]) -> tuple[Event, ...]:
+    """The plan's events once it is carried out: no creation is told of which all was refused."""
+    names = {action.name for action in plan.actions if isinstance(action, CreatePod)}
+    has_created = bool(names.difference(refused))
+    return tuple(event for event in plan.events if has_created or event.reason != _CREATED)
+
+
 def without_creations(plan: Plan) -> Plan:
     """The plan of a job whose template the server would refuse: no pod is tried."""
     return replace(
         plan,
         actions=tuple(action for action in plan.actions if not isinstance(action, CreatePod)),
-        events=tuple(event for event in plan.events if event.reason != "PodsCreated"),
+        events=tuple(event for event in plan.events if event.reason != _CREATED),
     )
 
 

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from concertina_api.errors import InvalidJob
-from concertina_api.v1alpha1 import AdaptiveTrainingJob, ConditionType, Scaling
+from concertina_api.v1alpha1 import ConditionType, Scaling
 from concertina_operator.actions import Action, CreatePod, Event, EventType, Plan
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.apply import Hands, Target
@@ -26,6 +26,7 @@ from concertina_operator.cluster.claims import (
     Verdict,
     claims,
     is_managed_here,
+    news,
     refusals_told,
     time_to_expiry,
     warnings,
@@ -97,25 +98,25 @@ class Reconciler:
         if expiry is not None and expiry <= AT_ONCE:
             await self._delete(document)
             return None
-        decided = await self._decided(key, job, document, now=now)
-        wait = await self._carried_out(job, document, decided, now=now)
-        retry = time_to_next(self._refusals.of(job.metadata.uid), now=now)
+        membership = self._watched.memberships.get(key)
+        target = Target(job=job, document=document, membership=membership)
+        decided = await self._decided(target, now=now)
+        wait = await self._carried_out(decided, target=target, now=now)
+        retry = time_to_next(self._refusals.of(target.uid), now=now)
         waits = (wait, decided.requeue_after, expiry, retry)
         return min((wait for wait in waits if wait is not None), default=None)
 
-    async def _decided(
-        self, key: Key, job: AdaptiveTrainingJob, document: Mapping[str, Any], *, now: datetime
-    ) -> Plan:
+    async def _decided(self, target: Target, *, now: datetime) -> Plan:
         """The plan, as this shell may carry it out."""
-        refused = self._refusals.of(job.metadata.uid)
+        job, key = target.job, Key(target.namespace, target.job.metadata.name)
+        refused = self._refusals.of(target.uid)
         decided = plan(self._watched.observe(job, refused=refused), now)
         decided = with_retries(decided, refused, now=now)
-        verdict = await self._verdict(job, document, decided.actions)
+        verdict = await self._verdict(target, decided.actions)
         if verdict is not None and not verdict.is_valid:
             decided = without_creations(decided)
         taken = [f"pod {refusal.name}: {refusal.words}" for refusal in refused if refusal.is_taken]
-        membership = self._watched.memberships.get(key)
-        if membership is not None and membership.owner != job.metadata.uid:
+        if target.membership is not None and target.membership.owner != target.uid:
             decided = without_membership(decided)
             taken.append(f"TrainingMembership {key.name} belongs to somebody else")
         claimed = tuple(claims(job.spec, before=job.status, verdict=verdict, taken=taken))
@@ -138,41 +139,31 @@ class Reconciler:
         return replace(decided, status=status, events=events)
 
     async def _carried_out(
-        self,
-        job: AdaptiveTrainingJob,
-        document: Mapping[str, Any],
-        decided: Plan,
-        *,
-        now: datetime,
+        self, decided: Plan, *, target: Target, now: datetime
     ) -> timedelta | None:
         """Stores the status, then acts; the time after which to look whether that went well."""
-        patch = status_patch(job.status, decided.status)
-        wait = time_until_worth_it(
-            patch, before=job.status, after=decided.status, job_uid=job.metadata.uid, now=now
-        )
+        before, after = target.job.status, decided.status
+        patch = status_patch(before, after)
+        wait = time_until_worth_it(patch, before=before, after=after, job_uid=target.uid, now=now)
         is_written = wait is not None and (wait <= AT_ONCE or bool(decided.actions))
         if is_written or decided.actions:
-            live = await self._confirmed(document, patch if is_written else {})
-            if live is None:
+            if not await self._confirmed(target.document, patch if is_written else {}):
                 return AT_ONCE
+            await self._hands.apply(decided.actions, target=target)
             wait = _AFTER_ACTIONS if decided.actions else None
-            await self._hands.apply(decided.actions, target=Target(job=job, document=live))
-        self._tell(document, decided.events, now=now)
+        refused = {refusal.name for refusal in self._refusals.of(target.uid)}
+        self._tell(target.document, news(decided, refused=refused), now=now)
         return wait
 
-    async def _verdict(
-        self, job: AdaptiveTrainingJob, document: Mapping[str, Any], actions: tuple[Action, ...]
-    ) -> Verdict | None:
+    async def _verdict(self, target: Target, actions: tuple[Action, ...]) -> Verdict | None:
         """What is known of the template, once pods are to be made of it."""
         first = next((action for action in actions if isinstance(action, CreatePod)), None)
         if first is None:
             return None
-        return await self._dry_runs.verdict(job, document, name=first.name)
+        return await self._dry_runs.verdict(target.job, target.document, name=first.name)
 
-    async def _confirmed(
-        self, document: Mapping[str, Any], patch: Mapping[str, Any]
-    ) -> Mapping[str, Any] | None:
-        """The job as it is live, its status patched; None when it is not what was planned from."""
+    async def _confirmed(self, document: Mapping[str, Any], patch: Mapping[str, Any]) -> bool:
+        """Patches the status, and whether the job is live as it was planned from."""
         key, metadata = key_of(document), document["metadata"]
         version = metadata["resourceVersion"]
         if patch:
@@ -188,15 +179,14 @@ class Reconciler:
                 pass
             else:
                 self._watched.job_answer(live)
-                return live
+                return True
         try:
             live = await self._api.call("GET", paths.jobs(*key))
         except NotFound:
             self._watched.job_gone(key)
-            return None
+            return False
         self._watched.job_answer(live)
-        is_unchanged = not patch and live["metadata"]["resourceVersion"] == version
-        return live if is_unchanged else None
+        return not patch and live["metadata"]["resourceVersion"] == version
 
     async def _delete(self, document: Mapping[str, Any]) -> None:
         """Deletes a job that is over for ttlSecondsAfterFinished, unless it has changed."""
@@ -230,7 +220,7 @@ class Reconciler:
             }
         )
         patch = status_patch(before, after)
-        if patch and await self._confirmed(document, patch) is None:
+        if patch and not await self._confirmed(document, patch):
             return AT_ONCE
         event = Event(type=EventType.WARNING, reason="InvalidJob", message=message)
         self._tell(document, (event,), now=now)

@@ -91,7 +91,6 @@ class Shell:
         self._events = Events(api, instance=instance)
         hands = Hands(
             api,
-            memberships=watched.memberships,
             take_pod=pods.take_answer,
             take_membership=memberships.take_answer,
             refusals=refusals,

@@ -15,6 +15,7 @@ from concertina_operator.cluster.claims import (
     Verdict,
     claims,
     is_managed_here,
+    news,
     refusals_told,
     time_to_expiry,
     warnings,
@@ -106,6 +107,17 @@ def test_a_bad_template_keeps_pods_from_being_tried_and_nothing_else():
     left = without_creations(plan)
     assert left.actions == (delete,)
     assert left.events == (other,)
+
+
+def test_a_creation_is_news_unless_all_of_it_was_refused():
+    made = Event(type=EventType.NORMAL, reason="PodsCreated", message="created")
+    other = Event(type=EventType.NORMAL, reason="Starting", message="wants 2 pods")
+    names = ("tiny-lm-0", "tiny-lm-1")
+    creations = (CreatePod(name=name, index=number) for number, name in enumerate(names))
+    plan = a_plan(*creations, events=(made, other))
+    assert news(plan, refused=set()) == (made, other)
+    assert news(plan, refused={names[0]}) == (made, other)
+    assert news(plan, refused=set(names)) == (other,)
 
 
 def test_a_taken_membership_is_not_written():

@@ -147,6 +147,7 @@ def test_a_refused_pod_is_pending_in_the_servers_words_and_created_when_it_may_b
             "no word of the quota",
         )
         trainers.until(lambda: "PodRefused" in trainers.events(), "no event")
+        assert "PodsCreated" not in trainers.events()
     finally:
         api.delete(f"{quotas}/none")
     trainers.until_trained_by(f"{name}-0")
