@@ -17,6 +17,7 @@ class RecordedRun(ABC):
     """A run and the folder that its pods share."""
 
     folder: Path
+    poll_seconds = 0.02
 
     @abstractmethod
     def why_ended(self) -> str | None:
@@ -65,7 +66,7 @@ class RecordedRun(ABC):
                 raise AssertionError(f"{reason} before: {what}\n{self.account()}")
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {DEADLINE_SECONDS} s: {what}\n{self.account()}")
-            time.sleep(0.02)
+            time.sleep(self.poll_seconds)
         return value
 
     def wait_steps(
