@@ -16,6 +16,7 @@ from concertina_api.v1alpha1.status import JobStatus
 from concertina_operator.cluster import paths, rules
 from concertina_operator.cluster.openapi import Schema, structural_schema, without_defaults
 
+_AGE: Schema = {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}
 _OPAQUE: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 _TEMPLATE: Schema = {
     **_OPAQUE,
@@ -81,6 +82,7 @@ def _job() -> Schema:
             _column("Batch", "integer", ".status.batch.effective"),
             _column("Step", "integer", ".status.progress.step"),
             _column("Noise", "number", ".status.progress.noiseScale"),
+            _AGE,
             _column("Workers", "integer", ".status.worldSize", priority=1),
             _column("Round", "integer", ".status.round", priority=1),
             _column("Max", "integer", ".spec.pods.max", priority=1),
@@ -109,6 +111,7 @@ def _membership() -> Schema:
         columns=(
             _column("Round", "integer", ".spec.round"),
             _column("Intent", "string", ".spec.intent"),
+            _AGE,
         ),
     )
 
@@ -122,6 +125,7 @@ def _report() -> Schema:
             _column("Phase", "string", ".spec.phase"),
             _column("Round", "integer", ".spec.round"),
             _column("Step", "integer", ".spec.progress.step"),
+            _AGE,
         ),
     )
 
@@ -135,7 +139,7 @@ def _definition(
     names: Mapping[str, Any] | None = None,
     subresources: Mapping[str, Any] | None = None,
 ) -> Schema:
-    """One namespaced definition of one version; every kind has an age to print."""
+    """One namespaced definition of one version."""
     singular = kind.lower()
     schema: Schema = {
         "type": "object",
@@ -152,10 +156,7 @@ def _definition(
         "served": True,
         "storage": True,
         "schema": {"openAPIV3Schema": schema | _checked(checks)},
-        "additionalPrinterColumns": [
-            *columns,
-            _column("Age", "date", ".metadata.creationTimestamp"),
-        ],
+        "additionalPrinterColumns": list(columns),
     }
     if subresources:
         version["subresources"] = dict(subresources)

@@ -3,8 +3,8 @@
 import pytest
 
 from concertina_operator.cluster.install import operator_objects
-from concertina_operator.cluster.rights import OPERATOR, TRAINER, trainer_binding
-from tests.cluster.api import ApiFailure
+from concertina_operator.cluster.rights import OPERATOR, TRAINER, trainer_binding, trainer_rights
+from tests.cluster.api import Api, ApiFailure
 from tests.concertina_operator.cluster.installed import (
     GROUP,
     a_report,
@@ -143,7 +143,7 @@ class TestTrainer:
             "auth", "can-i", "create", "trainingreports", "-n", namespace, kubeconfig=kubeconfig
         ).stdout
         assert text.strip() == "yes"
-        stranger = type(resources)(kubeconfig=kubeconfig, url=resources.url).admin()
+        stranger = Api(kubeconfig)
         assert "the token is of no pod" in refused(stranger.create, reports, report)
         stranger.close()
 
@@ -203,7 +203,7 @@ class TestOperator:
     @pytest.fixture
     def connection(self, resources, api, namespace, tmp_path):
         """Connects as the operator that runs in `namespace` and serves `jobs_in`."""
-        made = []
+        made, connections = [], []
 
         def connect(jobs_in):
             objects = operator_objects(image="imagined", namespace=namespace, jobs_in=jobs_in)
@@ -212,9 +212,12 @@ class TestOperator:
             kubeconfig = resources.service_account_kubeconfig(
                 tmp_path / "operator", namespace=namespace, name=OPERATOR
             )
-            return type(resources)(kubeconfig=kubeconfig, url=resources.url).admin()
+            connections.append(Api(kubeconfig))
+            return connections[-1]
 
         yield connect
+        for operator in connections:
+            operator.close()
         for entry in made:
             api.delete(f"{RBAC}/{entry['kind'].lower()}s/{entry['metadata']['name']}")
 
@@ -241,7 +244,7 @@ class TestOperator:
         operator, path = connection(None), f"{RBAC}/namespaces/{namespace}/rolebindings"
         binding = trainer_binding(namespace)
         operator.create(path, binding)
-        for number, role in enumerate(("cluster-admin", "edit", "system:node")):
+        for number, role in enumerate(("cluster-admin", "system:aggregate-to-edit", "system:node")):
             other = {
                 **binding,
                 "metadata": {"name": f"more-{number}"},
@@ -283,8 +286,6 @@ class TestOperator:
 
 
 def test_a_job_of_one_namespace_brings_its_binding_along(resources, api, namespace, tmp_path):
-    from concertina_operator.cluster.rights import trainer_rights
-
     apply_all(api, trainer_rights(jobs_in=namespace))
     pod = api.create(f"/api/v1/namespaces/{namespace}/pods", a_pod("tiny-lm-0"))
     token = pod_token(api, namespace=namespace, pod=pod)
