@@ -59,13 +59,14 @@ def trainer_rights(*, jobs_in: str | None) -> list[dict[str, Any]]:
         _allow(paths.GROUP, [paths.MEMBERSHIPS], ["get", "watch"]),
         _allow(paths.GROUP, [paths.REPORTS], ["create", "get", "patch"]),
     ]
-    role = _role(TRAINER, jobs_in, rules)
-    return [role] if jobs_in is None else [role, _trainer_binding(jobs_in, role="Role")]
+    role = _role(TRAINER, None, rules)
+    return [role] if jobs_in is None else [role, trainer_binding(jobs_in)]
 
 
 def trainer_binding(namespace: str) -> dict[str, Any]:
-    """Gives every service account of a namespace the rights of a trainer there."""
-    return _trainer_binding(namespace, role="ClusterRole")
+    """Gives every service account of a namespace the rights of a trainer, there alone."""
+    group = {"kind": "Group", "apiGroup": _RBAC, "name": f"system:serviceaccounts:{namespace}"}
+    return _binding(TRAINER, namespace, role="ClusterRole", subject=group)
 
 
 def report_policy() -> list[dict[str, Any]]:
@@ -140,11 +141,6 @@ def report_policy() -> list[dict[str, Any]]:
         "spec": {"policyName": POLICY, "validationActions": ["Deny"]},
     }
     return [policy, binding]
-
-
-def _trainer_binding(namespace: str, *, role: str) -> dict[str, Any]:
-    group = {"kind": "Group", "apiGroup": _RBAC, "name": f"system:serviceaccounts:{namespace}"}
-    return _binding(TRAINER, namespace, role=role, subject=group)
 
 
 def _role(name: str, namespace: str | None, rules: list[dict[str, Any]]) -> dict[str, Any]:
