@@ -7,7 +7,7 @@ and the words of each worker are read there. All else is asked of the API server
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,23 +156,30 @@ class KubeletRun(RecordedRun):
             f"{pods} pods, {members} of them members",
         )
 
-    def replace(self, pod: str) -> dict[str, Any]:
-        """Delete a pod; the first step once another has come for it."""
-        document = self.pods()[pod]["metadata"]
-        number, size = self.steps()[-1]["round"], len(self.members())
+    def delete_pod(self, pod: str) -> None:
         self.kubectl("delete", "pod", pod, "--wait=false")
 
-        def replaced() -> bool:
+    def evict(self, pod: str) -> None:
+        """What a drain of its node does with a pod."""
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+        self.api.create(f"{paths.pods(self.namespace, pod)}/eviction", eviction)
+
+    def replace(self, pod: str, take: Callable[[str], None]) -> None:
+        """Take a pod away; wait for a step by as many pods as now once another has come for it."""
+        uid = self.identities()[pod].uid
+        number, size = self.steps()[-1]["round"], len(self.members())
+        take(pod)
+
+        def is_replaced() -> bool:
             members = self.members()
-            return len(members) == size and document["uid"] not in members
+            return len(members) == size and uid not in members
 
-        self.wait(replaced, f"{size} members without the former {pod}")
-
-        def found() -> dict[str, Any] | None:
+        def trains() -> bool:
             last = self.steps()[-1]
-            return last if last["round"] > number and last["world_size"] == size else None
+            return bool(last["round"] > number and last["world_size"] == size)
 
-        return self.wait(found, f"a step by {size} pods without the former {pod}")
+        self.wait(is_replaced, f"{size} members without {pod} {uid}")
+        self.wait(trains, f"a step by {size} pods without {pod} {uid}")
 
     # The end
 
@@ -208,28 +215,32 @@ class KubeletRun(RecordedRun):
 
 @contextmanager
 def applied(
-    cluster: Cluster, operator: Operator, folder: Path, document: Mapping[str, Any]
+    cluster: Cluster,
+    operator: Operator,
+    folder: Path,
+    document: Mapping[str, Any],
+    *,
+    change: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> Iterator[KubeletRun]:
-    """A job in a namespace of its own, whose pods run on the node; it does not outlive its test."""
+    """A job in a namespace of its own, whose pods run on the node; it does not outlive its test.
+
+    `change` is made to the spec of its pods.
+    """
+    pods = {**document["spec"]["pods"], "template": template(folder)}
+    change(pods["template"]["spec"])
     with fresh_namespace(cluster) as namespace:
         run = KubeletRun(
             cluster,
             operator,
             namespace=namespace,
             folder=folder,
-            document=on_the_node(document, folder),
+            document={**document, "spec": {**document["spec"], "pods": pods}},
         )
         try:
             yield run
         finally:
             run.delete()
             run.api.close()
-
-
-def on_the_node(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The document with a pod template, in which this machine's folder is the run's folder."""
-    spec = document["spec"]
-    return {**document, "spec": {**spec, "pods": {**spec["pods"], "template": template(folder)}}}
 
 
 def template(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """One job through all that may happen to its pods: no optimizer step is lost, none is run twice."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import pytest
 
@@ -9,13 +11,20 @@ from tests.e2e.kubelet.runs import Identity, KubeletRun, applied
 from tests.e2e.records import samples_in_order
 
 
+class Part(StrEnum):
+    """What a pod was in its round."""
+
+    LEADER = "leader"
+    FOLLOWER = "follower"
+
+
 @dataclass
 class Changes:
     """What was seen while the job was alive."""
 
     run: KubeletRun
-    survivors: dict[str, tuple[Identity, Identity]] = field(default_factory=dict)
-    """Who trained on before and after a pod was deleted, by the deleted one's part."""
+    survivors: dict[Part, tuple[Identity, Identity]] = field(default_factory=dict)
+    """Who trained on, before and after another pod was taken away, by that one's part."""
     discarded: dict[str, int] = field(default_factory=dict)
     """Steps that had been rolled back by then."""
     suspended_at: int = 0
@@ -30,22 +39,21 @@ def changes(node_cluster, operator, tmp_path_factory):
     with applied(node_cluster, operator, folder, growing()) as run:
         changes = Changes(run)
         run.wait_steps(3, workers=2)
-        _delete_one_of_two(changes, "follower")
-        _delete_one_of_two(changes, "leader")
+        _take_one_of_two(changes, Part.FOLLOWER, run.delete_pod)
+        _take_one_of_two(changes, Part.LEADER, run.evict)
         _suspend_and_resume(changes)
         _delete_the_only_one(changes)
         run.finish()
         yield changes
 
 
-def _delete_one_of_two(changes: Changes, part: str) -> None:
-    run = changes.run
+def _take_one_of_two(changes: Changes, part: Part, take: Callable[[str], None]) -> None:
+    run, before = changes.run, changes.run.identities()
     leader = run.leader()
-    (other,) = set(run.pods()) - {leader}
-    leaver, survivor = (leader, other) if part == "leader" else (other, leader)
-    before = run.identities()[survivor]
-    run.replace(leaver)
-    changes.survivors[part] = before, run.identities()[survivor]
+    (follower,) = set(before) - {leader}
+    taken, survivor = (leader, follower) if part is Part.LEADER else (follower, leader)
+    run.replace(taken, take)
+    changes.survivors[part] = before[survivor], run.identities()[survivor]
     changes.discarded[part] = len(run.discarded())
 
 
@@ -66,12 +74,12 @@ def _delete_the_only_one(changes: Changes) -> None:
     run.wait(lambda: len(run.pods()) == 1 == run.steps()[-1]["world_size"], "one pod alone")
     changes.discarded["scale"] = len(run.discarded())
     (changes.only,) = run.pods()
-    run.replace(changes.only)
+    run.replace(changes.only, run.delete_pod)
     changes.discarded["only"] = len(run.discarded())
 
 
-@pytest.mark.parametrize("part", ["follower", "leader"])
-def test_a_deleted_pod_of_two_takes_no_step_with_it(changes, part):
+@pytest.mark.parametrize("part", list(Part))
+def test_a_deleted_or_evicted_pod_of_two_takes_no_step_with_it(changes, part):
     assert changes.discarded[part] == 0
     before, after = changes.survivors[part]
     assert before == after
