@@ -165,7 +165,7 @@ def has_condition(name: str, status: str = "True") -> Callable[[Mapping[str, Any
     """Whether an object has this condition, for `wait`."""
 
     def holds(found: Mapping[str, Any]) -> bool:
-        conditions = found.get("status", {}).get("conditions", ())
+        conditions = found.get("status", {}).get("conditions") or ()
         return any(each["type"] == name and each["status"] == status for each in conditions)
 
     return holds
