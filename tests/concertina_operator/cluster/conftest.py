@@ -1,5 +1,7 @@
 """A control plane that knows the resources of jobs, for the tests of this folder."""
 
+from contextlib import closing
+
 import pytest
 
 from concertina_operator.cluster.install import trainer_objects
@@ -9,9 +11,8 @@ from tests.concertina_operator.cluster.installed import apply_all, wait_in_force
 @pytest.fixture(scope="session")
 def resources(control_plane, tmp_path_factory):
     """The control plane with resource definitions, the rights of trainers and the policy."""
-    api = control_plane.admin()
-    apply_all(api, trainer_objects())
-    api.close()
+    with closing(control_plane.admin()) as api:
+        apply_all(api, trainer_objects())
     wait_in_force(control_plane, tmp_path_factory.mktemp("resources"))
     return control_plane
 
@@ -19,6 +20,5 @@ def resources(control_plane, tmp_path_factory):
 @pytest.fixture
 def api(resources):
     """An administrator's connection."""
-    connection = resources.admin()
-    yield connection
-    connection.close()
+    with closing(resources.admin()) as connection:
+        yield connection

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,8 @@ def apply_all(api: Api, objects: Iterable[dict[str, Any]]) -> None:
 
 def wait_in_force(cluster: Cluster, folder: Path) -> None:
     """Wait until the API server, which learns of policies by watching, refuses a foreign report."""
-    admin = cluster.admin()
-    apply_all(admin, [trainer_binding("default")])
-    admin.close()
+    with closing(cluster.admin()) as admin:
+        apply_all(admin, [trainer_binding("default")])
     stranger = Api(
         cluster.service_account_kubeconfig(folder / "stranger", namespace="default", name="default")
     )
@@ -55,8 +55,8 @@ def wait_in_force(cluster: Cluster, folder: Path) -> None:
             return POLICY in failure.message
         return False
 
-    wait_for(refusal, lambda: f"{POLICY} refuses nothing")
-    stranger.close()
+    with closing(stranger):
+        wait_for(refusal, lambda: f"{POLICY} refuses nothing")
 
 
 def a_report(pod: str, *, uid: str = "u-1", **spec: Any) -> dict[str, Any]:
@@ -85,9 +85,8 @@ def pod_token(api: Api, *, namespace: str, pod: dict[str, Any]) -> str:
 
 def as_token(cluster: Cluster, token: str, path: Path) -> Api:
     """A connection of who holds the token."""
-    api = cluster.admin()
-    roots = api.get("/api/v1/namespaces/default/configmaps/kube-root-ca.crt")
-    api.close()
+    with closing(cluster.admin()) as api:
+        roots = api.get("/api/v1/namespaces/default/configmaps/kube-root-ca.crt")
     authority = base64.b64encode(roots["data"]["ca.crt"].encode()).decode()
     server = {"server": cluster.url, "certificate-authority-data": authority}
     return Api(write_kubeconfig(path, cluster=server, user={"token": token}))

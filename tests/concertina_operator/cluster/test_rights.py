@@ -1,5 +1,7 @@
 """What the operator and the pods may do, tried with their own tokens on a real API server."""
 
+from contextlib import closing
+
 import pytest
 
 from concertina_operator.cluster.install import operator_objects
@@ -66,9 +68,8 @@ class TestTrainer:
     @pytest.fixture
     def trainer(self, resources, api, namespace, pods, tmp_path):
         token = pod_token(api, namespace=namespace, pod=pods[0])
-        connection = as_token(resources, token, tmp_path / "trainer")
-        yield connection
-        connection.close()
+        with closing(as_token(resources, token, tmp_path / "trainer")) as connection:
+            yield connection
 
     @pytest.fixture
     def report(self, pods):
@@ -143,9 +144,8 @@ class TestTrainer:
             "auth", "can-i", "create", "trainingreports", "-n", namespace, kubeconfig=kubeconfig
         ).stdout
         assert text.strip() == "yes"
-        stranger = Api(kubeconfig)
-        assert "the token is of no pod" in refused(stranger.create, reports, report)
-        stranger.close()
+        with closing(Api(kubeconfig)) as stranger:
+            assert "the token is of no pod" in refused(stranger.create, reports, report)
 
     def test_reads_memberships_and_writes_none(self, api, trainer, memberships):
         membership = {
@@ -183,6 +183,13 @@ class TestTrainer:
             refused(trainer.list, path)
         refused(trainer.create, f"{GROUP}/namespaces/default/trainingreports", report)
 
+    @pytest.fixture
+    def collector(self, api, reports):
+        """The garbage collector knows reports, which takes it half a minute in a new cluster."""
+        api.create(reports, a_report("orphan", uid="of-no-pod"))
+        api.wait_gone(f"{reports}/orphan", seconds=120)
+
+    @pytest.mark.usefixtures("collector")
     def test_its_report_never_holds_its_pod_back(self, api, trainer, namespace, reports, report):
         trainer.create(reports, report)
         pod = f"/api/v1/namespaces/{namespace}/pods/tiny-lm-0"
@@ -191,6 +198,7 @@ class TestTrainer:
 
         assert "ownerReferences" not in api.get(f"{reports}/tiny-lm-0")["metadata"]
 
+    @pytest.mark.usefixtures("collector")
     def test_its_report_goes_with_its_pod(self, api, trainer, namespace, reports, report):
         trainer.create(reports, report)
         api.delete(f"/api/v1/namespaces/{namespace}/pods/tiny-lm-0")
