@@ -221,6 +221,23 @@ class TestScale:
 
         assert (pods["max"], pods["allowed"]) == (3, [1, 2, 4])
 
+    def test_an_autoscaler_moves_it(self, api, namespace):
+        path = f"{GROUP}/namespaces/{namespace}/adaptivetrainingjobs"
+        api.create(path, a_job(pods={"min": 1, "max": 4}))
+        status = {"selector": "concertina.dev/job=tiny-lm", "pods": {"running": 4}}
+        api.patch(f"{path}/tiny-lm/status", {"status": status})
+        target = {"apiVersion": "concertina.dev/v1alpha1", "kind": "AdaptiveTrainingJob"}
+        bounds = {"minReplicas": 1, "maxReplicas": 2}  # obeyed whatever a metric says
+        api.create(
+            f"/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers",
+            {
+                "metadata": {"name": "ceiling"},
+                "spec": {"scaleTargetRef": {**target, "name": "tiny-lm"}, **bounds},
+            },
+        )
+
+        api.wait(f"{path}/tiny-lm", lambda job: job["spec"]["pods"]["max"] == 2, "not moved")
+
     @pytest.mark.parametrize(
         ("replicas", "want_message"),
         [
