@@ -91,6 +91,7 @@ def _from_kubeconfig(path: str | None) -> Credentials:
         insecure=not found.verify_ssl,
         certificate_path=found.cert_file,
         key_path=found.key_file,
-        authorization=found.get_api_key_with_prefix("authorization"),
+        # Its releases name the token by either word.
+        authorization=found.get_api_key_with_prefix("BearerToken", "authorization"),
         namespace=context["context"].get("namespace", "default"),
     )
