@@ -7,6 +7,7 @@ import posixpath
 from typing import Final
 
 from concertina_api.v1alpha1 import JobSpec
+from concertina_operator.cluster.environment import RUN_PATH
 from concertina_operator.cluster.template import Mount, read_template
 
 _POD_LIVED: Final = frozenset(
@@ -20,9 +21,8 @@ def checkpoint_warning(spec: JobSpec) -> str | None:
 
     Asks for a template without faults.
     """
-    path = posixpath.normpath(spec.checkpoint.path)
-    if not path.startswith("/"):
-        return f"checkpoint.path {path} lies in the pod's own folder and ends with the pod"
+    # A relative path lies in the run's folder, which is the pod's own unless a volume is there.
+    path = posixpath.normpath(posixpath.join(RUN_PATH, spec.checkpoint.path))
     pod = read_template(spec).spec
     mounts = [
         mount

@@ -9,6 +9,7 @@ import codecs
 import importlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -25,6 +26,10 @@ APPLY_PATCH: Final = "application/apply-patch+yaml"
 _CONNECT_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 30.0
 _LONGEST_ANSWER: Final = 500
+_BUSY: Final = 429
+"""Also the answer for a kind that was defined a moment ago."""
+_ATTEMPTS: Final = 10
+_PAUSE_SECONDS: Final = 1.0
 
 
 class ClusterRefusal(ConcertinaError):
@@ -36,7 +41,7 @@ class ClusterRefusal(ConcertinaError):
         self.status = status
         self.reason = reason
         # 2 for what the caller can mend, 1 for trouble of the server.
-        self.exit_code = 2 if status < 500 else 1
+        self.exit_code = 2 if status < 500 and status != _BUSY else 1
 
 
 class Cluster:
@@ -56,20 +61,18 @@ class Cluster:
         params: Mapping[str, str] | None = None,
         content_type: str = JSON,
     ) -> dict[str, Any]:
-        """The answer to one request. Raises ClusterRefusal, or NoCluster when none comes."""
-        # The package knows how to write JSON alone; every JSON document is YAML.
-        sent = json.dumps(body) if content_type == APPLY_PATCH else body
-        with _told():
-            answer = self._client.request(
-                verb,
-                path,
-                body=sent,
-                query_params=list((params or {}).items()),
-                content_type=content_type,
-                serializer=lambda _client, content: content,
-                _request_timeout=(_CONNECT_SECONDS, _ANSWER_SECONDS),
-            )
-        return answer if isinstance(answer, dict) else {}
+        """The answer to one request; a busy server is asked again a few times.
+
+        Raises ClusterRefusal, or NoCluster when no answer comes.
+        """
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._ask(verb, path, body, params, content_type)
+            except ClusterRefusal as error:
+                if error.status != _BUSY:
+                    raise
+            time.sleep(_PAUSE_SECONDS)
+        return self._ask(verb, path, body, params, content_type)
 
     def items(
         self, path: str, *, params: Mapping[str, str] | None = None
@@ -97,6 +100,28 @@ class Cluster:
                 response.close()
         if begun:
             yield begun
+
+    def _ask(
+        self,
+        verb: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        params: Mapping[str, str] | None,
+        content_type: str,
+    ) -> dict[str, Any]:
+        # The package knows how to write JSON alone; every JSON document is YAML.
+        sent = json.dumps(body) if content_type == APPLY_PATCH else body
+        with _told():
+            answer = self._client.request(
+                verb,
+                path,
+                body=sent,
+                query_params=list((params or {}).items()),
+                content_type=content_type,
+                serializer=lambda _client, content: content,
+                _request_timeout=(_CONNECT_SECONDS, _ANSWER_SECONDS),
+            )
+        return answer if isinstance(answer, dict) else {}
 
 
 def connect(*, context: str | None = None, namespace: str | None = None) -> Cluster:

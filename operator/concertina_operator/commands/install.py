@@ -19,7 +19,7 @@ from concertina_operator.cluster.install import (
 )
 from concertina_operator.cluster.rights import TRAINER
 from concertina_operator.commands.connection import APPLY_PATCH, Cluster, ClusterRefusal, connect
-from concertina_operator.commands.objects import Document, hindrance, label, path_of
+from concertina_operator.commands.objects import Document, content_of, hindrance, label, path_of
 from concertina_operator.commands.options import Output, context_option, output_option, show
 
 _APPLY: Final = {"fieldManager": "concertina", "force": "true", "fieldValidation": "Strict"}
@@ -128,13 +128,13 @@ def uninstall(
 
 def apply_object(cluster: Cluster, document: Document) -> str:
     """Creates the object or brings it up to date; says which it was."""
-    before = _version(cluster, document)
+    before = _found(cluster, document)
     answer = cluster.call(
         "PATCH", path_of(document), body=document, params=_APPLY, content_type=APPLY_PATCH
     )
     if before is None:
         return "created"
-    return "unchanged" if before == answer["metadata"]["resourceVersion"] else "changed"
+    return "unchanged" if content_of(before) == content_of(answer) else "changed"
 
 
 def delete_object(cluster: Cluster, document: Document) -> str:
@@ -156,7 +156,7 @@ def wait_until_ready(
     def open_ends() -> Iterator[str]:
         for document in objects:
             found = cluster.call("GET", path_of(document))
-            if (why := hindrance({**found, "kind": document["kind"]})) is not None:
+            if (why := hindrance(found)) is not None:
                 yield f"{label(document)}: {why}"
 
     _wait(open_ends, timeout_seconds=timeout_seconds)
@@ -171,7 +171,7 @@ def _trainer_bindings(cluster: Cluster) -> list[dict[str, Any]]:
 
 def _remaining(cluster: Cluster, objects: Sequence[Document]) -> Iterator[str]:
     for document in objects:
-        if _version(cluster, document) is not None:
+        if _found(cluster, document) is not None:
             yield f"{label(document)}: still there"
 
 
@@ -184,15 +184,14 @@ def _wait(open_ends: Callable[[], Iterable[str]], *, timeout_seconds: float) -> 
         time.sleep(_INTERVAL_SECONDS)
 
 
-def _version(cluster: Cluster, document: Document) -> str | None:
-    """resourceVersion of the object in the cluster; None when there is none."""
+def _found(cluster: Cluster, document: Document) -> Document | None:
+    """The object as the cluster has it; None when there is none."""
     try:
-        found = cluster.call("GET", path_of(document))
+        return cluster.call("GET", path_of(document))
     except ClusterRefusal as error:
         if error.status == 404:
             return None
         raise
-    return str(found["metadata"]["resourceVersion"])
 
 
 def _sentences(outcomes: dict[str, str]) -> list[str]:

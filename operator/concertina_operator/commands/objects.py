@@ -26,6 +26,16 @@ def path_of(document: Document) -> str:
     return f"{group}{scope}/{plural}/{metadata['name']}"
 
 
+def content_of(document: Document) -> Document:
+    """What somebody wrote; without what the cluster itself says of the object."""
+    metadata = {
+        key: value
+        for key, value in document["metadata"].items()
+        if key not in ("generation", "managedFields", "resourceVersion")
+    }
+    return {**document, "metadata": metadata, "status": None}
+
+
 def hindrance(document: Document) -> str | None:
     """Why an object of the cluster does not do its work yet; None when it does."""
     status = document.get("status") or {}

@@ -17,7 +17,14 @@ CLAIM = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
         pytest.param("/data/run", [("data", "/data")], [CLAIM], None, id="on-a-claim"),
         pytest.param("/data", [("data", "/data/")], [CLAIM], None, id="the-claim-itself"),
         pytest.param(
-            "runs", [("data", "/data")], [CLAIM], "runs lies in the pod's own folder", id="relative"
+            "runs",
+            [("data", "/data")],
+            [CLAIM],
+            "at checkpoint.path /run/concertina/runs",
+            id="relative",
+        ),
+        pytest.param(
+            "runs", [("data", "/run/concertina")], [CLAIM], None, id="relative-to-a-claim"
         ),
         pytest.param(
             "/database", [("data", "/data")], [CLAIM], "no volume is mounted", id="beside-the-claim"

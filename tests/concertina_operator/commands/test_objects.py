@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from concertina_operator.commands.objects import hindrance, label, path_of
+from concertina_operator.commands.objects import content_of, hindrance, label, path_of
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,18 @@ def test_an_object_has_a_path_and_a_name(
     document = {"apiVersion": version, "kind": kind, "metadata": metadata}
     assert path_of(document) == want_path
     assert label(document) == want_label
+
+
+def test_what_the_cluster_says_is_no_content() -> None:
+    written = {"metadata": {"name": "a", "labels": {"b": "c"}}, "spec": {"d": 1}}
+    stored = {
+        "metadata": {**written["metadata"], "resourceVersion": "7", "generation": 2},
+        "spec": {"d": 1},
+        "status": {"conditions": []},
+    }
+    assert content_of(written) == content_of(stored)
+    assert content_of(written) != content_of({**stored, "spec": {"d": 2}})
+    assert content_of(written) != content_of({**stored, "metadata": {"name": "a"}})
 
 
 def a_deployment(generation: int = 1, **status: Any) -> dict[str, Any]:
