@@ -82,8 +82,9 @@ def test_only_an_object_that_the_server_knows_to_be_missing_is_missing(api, kube
     assert not failure(lambda: get(api)).says_missing("tiny-0")
 
 
-def test_an_answer_that_is_no_json_is_an_error(api, kubernetes):
-    kubernetes.fail(200, body=b"hello")
+@pytest.mark.parametrize("body", [b"hello", b"[]", b""])
+def test_an_answer_that_is_no_object_is_an_error(api, kubernetes, body):
+    kubernetes.fail(200, body=body)
 
     assert failure(lambda: get(api)).status == 0
 
@@ -137,8 +138,9 @@ def test_a_watch_is_ended_from_another_thread(api):
     stream.abort()  # ended already: nothing happens
 
 
-def test_a_watch_that_is_cut_within_an_event_is_an_error(api, kubernetes):
-    kubernetes.fail(200, body=b'{"type": "ADD')
+@pytest.mark.parametrize("body", [b'{"type": "ADD', b"3\n"])
+def test_an_event_that_is_cut_or_none_is_an_error(api, kubernetes, body):
+    kubernetes.fail(200, body=body)
 
     with watch(api) as stream:
         assert failure(lambda: list(stream)).status == 0

@@ -90,8 +90,7 @@ class ApiServer:
         """The object that the server answers. Raises ApiError."""
         connection, response = self._request(method, path, body, content_type)
         with contextlib.closing(connection), _as_api_error(_asked(method, path)):
-            answer: dict[str, Any] = json.loads(_body(response))
-            return answer
+            return _object(_body(response))
 
     def watch(self, path: str, *, silence_seconds: float) -> "Stream":
         """The events at `path`, whose query says what is watched. Raises ApiError.
@@ -164,7 +163,7 @@ class Stream:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with _as_api_error("the watch"):
             while line := self._response.readline(_MAX_BYTES):
-                yield json.loads(line)
+                yield _object(line)
 
     def abort(self) -> None:
         """End the stream under whoever waits for it in another thread."""
@@ -191,10 +190,8 @@ def _as_api_error(what: str) -> Iterator[None]:
 def _refusal(what: str, response: HTTPResponse) -> ApiError:
     """What an answer that is not a success says, as far as it says anything."""
     try:
-        status = json.loads(_body(response))
+        status = _object(_body(response))
     except ValueError:
-        status = {}
-    if not isinstance(status, dict):
         status = {}
     wait = response.headers.get("Retry-After", "")
     details = status.get("details")
@@ -205,6 +202,13 @@ def _refusal(what: str, response: HTTPResponse) -> ApiError:
         name=str(details.get("name", "")) if isinstance(details, dict) else "",
         retry_after_seconds=float(wait) if wait.isdecimal() else 0.0,
     )
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    document = json.loads(text)
+    if not isinstance(document, dict):
+        raise ValueError(f"not a JSON object: {text[:60]!r}")
+    return document
 
 
 def _body(response: HTTPResponse) -> bytes:
