@@ -146,6 +146,11 @@ class Api:
     def close(self) -> None:
         self._connection.close()
 
+    def __del__(self) -> None:
+        # Most tests keep one until they end; an open socket would be a warning then.
+        if hasattr(self, "_connection"):
+            self.close()
+
 
 def wait_for(found: Callable[[], T | None], what: Callable[[], str], seconds: float = 60.0) -> T:
     """The first true thing found.

@@ -123,11 +123,11 @@ def build(tools: Iterable[Tool] = TOOLS) -> Path:
         raise BuildFailure(f"Go is not in PATH, and {names} must be built with it")
     folder.mkdir(parents=True, exist_ok=True)
     with _one_builder(folder):
+        if not (folder / STAGES).exists():
+            _copy_stages(folder)
         for number, tool in enumerate(todo := missing(wanted), start=1):
             print(f"building {tool.name} ({number} of {len(todo)})", flush=True)
             _build_tool(tool, folder=folder)
-        if not (folder / STAGES).exists():
-            _copy_stages(folder)
     return folder
 
 

@@ -69,6 +69,8 @@ class Cluster:
         if self.kubectl is None:
             raise ClusterFailure("there is no kubectl")
         command = [str(self.kubectl), f"--kubeconfig={kubeconfig or self.kubeconfig}", *arguments]
+        if self.layout is not None:  # not the user's own cache
+            command.append(f"--cache-dir={self.layout.state / 'kubectl'}")
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if check and done.returncode:
             raise ClusterFailure(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
