@@ -68,9 +68,10 @@ class Cluster:
         """kubectl with these arguments, as administrator or as who the kubeconfig names."""
         if self.kubectl is None:
             raise ClusterFailure("there is no kubectl")
-        command = [str(self.kubectl), f"--kubeconfig={kubeconfig or self.kubeconfig}", *arguments]
+        command = [str(self.kubectl), f"--kubeconfig={kubeconfig or self.kubeconfig}"]
         if self.layout is not None:  # not the user's own cache
             command.append(f"--cache-dir={self.layout.state / 'kubectl'}")
+        command += arguments
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if check and done.returncode:
             raise ClusterFailure(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")

@@ -1,6 +1,7 @@
 """The cache of binaries: what is built, what is not, and what is said."""
 
 import shutil
+import subprocess
 
 import pytest
 
@@ -21,8 +22,6 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def go_cache(monkeypatch):
     """Go's own cache follows XDG_CACHE_HOME too: keep it, or everything is compiled again."""
-    import subprocess
-
     for name in ("GOCACHE", "GOMODCACHE"):
         found = subprocess.run(["go", "env", name], capture_output=True, text=True, check=True)
         monkeypatch.setenv(name, found.stdout.strip())
@@ -45,7 +44,7 @@ def test_a_build_that_fails_leaves_nothing_behind(go_cache, cache):
     broken = Tool(name="broken", module="tools", package="./nothing")
     with pytest.raises(BuildFailure, match=r"go build .*\./nothing` ended with 1"):
         build([broken])
-    assert sorted(path.name for path in binaries().iterdir()) == [".lock"]
+    assert sorted(path.name for path in binaries().iterdir()) == [".lock", "kwok-stages.yaml"]
 
 
 def test_says_that_go_is_missing_and_what_it_is_needed_for(cache, monkeypatch):
