@@ -71,7 +71,7 @@ def read_credentials(folder: Path = SERVICE_ACCOUNT) -> Credentials:
             authorization=f"Bearer {(folder / 'token').read_text().strip()}",
             namespace=(folder / "namespace").read_text().strip(),
         )
-    return _from_kubeconfig(chosen)
+    return _from_kubeconfig(chosen or os.environ.get("KUBECONFIG"))
 
 
 def _from_kubeconfig(path: str | None) -> Credentials:

@@ -15,7 +15,7 @@ from typing import Final
 from concertina_operator.backoff import backoff
 from concertina_operator.observed import PodFacts
 
-FIRST_PAUSE: Final = timedelta(seconds=5)
+FIRST_PAUSE: Final = timedelta(seconds=2)
 _SLOWEST_ATTEMPT: Final = 4
 
 
@@ -86,5 +86,7 @@ class Refusals:
 
 
 def time_to_next(refusals: Iterable[Refusal], *, now: datetime) -> timedelta | None:
-    """Time until the next attempt."""
-    return min((refusal.again_at - now for refusal in refusals), default=None)
+    """Time until the next attempt; one that is due now needs no waiting."""
+    return min(
+        (refusal.again_at - now for refusal in refusals if refusal.again_at > now), default=None
+    )

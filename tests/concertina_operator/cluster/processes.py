@@ -1,11 +1,13 @@
 """Operators for tests: processes under their own service account, and threads that die on demand."""
 
 import asyncio
+import gc
 import os
 import re
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -112,6 +114,10 @@ class ShellThread:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join()
+        with warnings.catch_warnings():
+            # kopf leaves connections open that it opened while it was told to stop.
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()

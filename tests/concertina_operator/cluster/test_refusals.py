@@ -28,6 +28,7 @@ def test_a_refused_pod_is_tried_less_and_less_often_but_within_two_minutes():
     assert pauses[3:] == [pauses[3]] * 5
     assert pauses[3] <= timedelta(minutes=2)
     assert time_to_next(refusals.of("job-uid"), now=at(1)) == pauses[-1] - timedelta(seconds=1)
+    assert time_to_next(refusals.of("job-uid"), now=refusal.again_at) is None
 
 
 def test_what_is_forgotten_is_not_told_again():
