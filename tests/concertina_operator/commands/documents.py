@@ -45,7 +45,9 @@ def a_job_document(
             "resourceVersion": "7",
             "creationTimestamp": stamp(),
         },
-        "spec": (spec or a_trained_spec()).model_dump(mode="json", by_alias=True),
+        "spec": (spec or a_trained_spec()).model_dump(
+            mode="json", by_alias=True, exclude_unset=True
+        ),
         "status": status or {},
     }
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from concertina_api.v1alpha1 import JobSpec
 from concertina_operator.cli import main
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.install import NAMESPACE, install_objects
@@ -24,7 +23,7 @@ from tests.cluster.fixtures import (
     required_or_skipped,
 )
 from tests.cluster.layout import Level
-from tests.concertina_operator.commands.documents import a_trained_spec
+from tests.concertina_operator.commands.documents import a_job_document, a_trained_spec
 
 IMAGE = "registry.example/concertina:1"
 DEPLOYMENT = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/concertina-operator"
@@ -74,16 +73,8 @@ def namespace(shell: Shell) -> Iterator[str]:
         yield name
 
 
-def create_job(shell: Shell, namespace: str, *, spec: JobSpec | None = None) -> dict[str, Any]:
-    written = (spec or a_trained_spec()).model_dump(
-        mode="json", by_alias=True, exclude_unset=True, exclude_none=True
-    )
-    document = {
-        "apiVersion": "concertina.dev/v1alpha1",
-        "kind": "AdaptiveTrainingJob",
-        "metadata": {"name": "tiny-lm", "namespace": namespace},
-        "spec": written,
-    }
+def create_job(shell: Shell, namespace: str) -> dict[str, Any]:
+    document = {**a_job_document(), "metadata": {"name": "tiny-lm", "namespace": namespace}}
     return shell.api.create(paths.jobs(namespace), document)
 
 
