@@ -47,6 +47,10 @@ class ClusterFailure(Exception):
     """The cluster cannot be started, or not be reached; the message says why."""
 
 
+class MachineTaken(ClusterFailure):
+    """Another node runs, or is being started, on this machine."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """A cluster that tests may use."""
@@ -130,7 +134,8 @@ def start(layout: Layout, *, owner: int | None = None, patience_seconds: float =
         ClusterFailure: it does not come up; nothing of it is left then.
     """
     with _machine(layout, patience_seconds=patience_seconds) as lock:
-        stop(layout.state)
+        _end_processes(layout.state)
+        _remove(layout.state)
         try:
             _write_files(layout)
             _launch(layout, owner=owner, lock=lock)
@@ -142,7 +147,8 @@ def start(layout: Layout, *, owner: int | None = None, patience_seconds: float =
             )
             _wait_usable(cluster, layout)
         except BaseException:
-            stop(layout.state)
+            _end_processes(layout.state)
+            _remove(layout.state)
             raise
     return cluster
 
@@ -151,17 +157,13 @@ def stop(state: Path) -> None:
     """End the cluster of this folder and remove all that it left; nothing happens without one."""
     if not (state / LAYOUT).exists():
         return
-    root = _recorded_root(state)
-    # Below a node's root is process 1 of its PID namespace: the kernel ends all in it first.
-    processes = [] if root is None else [*root.children(), root]
-    for process in processes:
-        process.kill()
-    for process in processes:
-        wait_for(lambda one=process: not one.is_alive(), lambda one=process: f"{one} stays")
-    if root is not None:
-        reap(root.pid)
-    isolation.clear(state)
-    shutil.rmtree(state)
+    layout = read_layout((state / LAYOUT).read_text())
+    _end_processes(state)
+    try:
+        with _machine(layout, patience_seconds=0):
+            _remove(state)
+    except MachineTaken:
+        return  # by one that waited for this end: it removes what was left before it starts
 
 
 def open_cluster(kubeconfig: Path) -> Cluster:
@@ -178,6 +180,25 @@ def open_cluster(kubeconfig: Path) -> Cluster:
     )
 
 
+def _end_processes(state: Path) -> None:
+    root = _recorded_root(state)
+    # Below a node's root is process 1 of its PID namespace: the kernel ends all in it first.
+    processes = [] if root is None else [*root.children(), root]
+    for process in processes:
+        process.kill()
+    for process in processes:
+        wait_for(lambda one=process: not one.is_alive(), lambda one=process: f"{one} stays")
+    if root is not None:
+        reap(root.pid)
+
+
+def _remove(state: Path) -> None:
+    """Remove what ended processes left, but never a folder that is not a cluster's."""
+    if (state / LAYOUT).exists():
+        isolation.clear(state)
+        shutil.rmtree(state)
+
+
 @contextmanager
 def _machine(layout: Layout, *, patience_seconds: float) -> Iterator[int | None]:
     """The right to start a node on this machine, which the supervisor keeps while it runs."""
@@ -190,7 +211,7 @@ def _machine(layout: Layout, *, patience_seconds: float) -> Iterator[int | None]
         deadline = time.monotonic() + patience_seconds
         while not _locked(lock):
             if time.monotonic() >= deadline:
-                raise ClusterFailure(
+                raise MachineTaken(
                     "another node runs on this machine: end it with `python -m tests.cluster down`"
                 )
             time.sleep(1)

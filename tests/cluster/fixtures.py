@@ -16,13 +16,14 @@ from typing import NoReturn
 
 import pytest
 
-from tests.cluster import isolation
 from tests.cluster.build import CONTROL_PLANE, REQUIRED, TOOLS, binaries, missing
 from tests.cluster.cluster import Cluster, open_cluster, start, stop, wait_for_namespace
 from tests.cluster.layout import Layout, Level, default_state, free_ports
 from tests.cluster.packages import missing_packages
 
 FOREIGN = "CONCERTINA_KUBECONFIG"
+TESTS = "tests"
+"""The use of the folder of the session's node: `down` on the command line leaves it alone."""
 NODE_GPUS = 8
 PATIENCE_SECONDS = 120.0
 
@@ -43,11 +44,10 @@ def node_cluster() -> Iterator[Cluster]:
     if foreign := _foreign(Level.NODE):
         yield foreign
         return
-    state = default_state(Level.NODE)
+    state = default_state(Level.NODE, use=TESTS)
     layout = Layout(level=Level.NODE, state=state, binaries=binaries(), gpus=NODE_GPUS, audit=True)
     with _owned(layout) as cluster:
         yield cluster
-    assert isolation.traces() == []
 
 
 @pytest.fixture
@@ -136,9 +136,9 @@ def _owned(layout: Layout) -> Iterator[Cluster]:
     theirs, ours = os.pipe()
     with ExitStack() as stack:
         stack.callback(os.close, ours)
-        stack.callback(stop, layout.state)
         try:
             cluster = start(layout, owner=theirs, patience_seconds=PATIENCE_SECONDS)
         finally:
             os.close(theirs)
+        stack.callback(stop, layout.state)
         yield cluster

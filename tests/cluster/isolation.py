@@ -37,6 +37,7 @@ def prepare(state: Path) -> None:
 
 def connect(pid: int) -> None:
     """Lay a link into the network namespace of this process, and the routes to its pods."""
+    _remove_link()  # of a node whose folder is not there any more
     peer = ("peer", "name", "eth0", "netns", str(pid))
     _ip("link", "add", LINK, "type", "veth", *peer)
     _ip("address", "add", f"{GATEWAY}/30", "dev", LINK)
@@ -53,9 +54,7 @@ def clear(state: Path) -> None:
     """
     if not (state / MADE).exists():
         return  # not a node's folder
-    if Path(f"/sys/class/net/{LINK}").exists():
-        subprocess.run(["ip", "link", "delete", LINK], check=False, capture_output=True)
-        wait_for(lambda: not Path(f"/sys/class/net/{LINK}").exists(), lambda: f"{LINK} stays")
+    _remove_link()
     for root in _cgroup_roots():
         wait_for(lambda at=root / CGROUP: _removed(at), lambda at=root: f"{at}/{CGROUP} is in use")
     for name in (state / MADE).read_text().split():
@@ -72,6 +71,13 @@ def traces() -> list[str]:
     return left
 
 
+def _remove_link() -> None:
+    link = Path(f"/sys/class/net/{LINK}")
+    if link.exists():
+        subprocess.run(["ip", "link", "delete", LINK], check=False, capture_output=True)
+        wait_for(lambda: not link.exists(), lambda: f"{LINK} stays")
+
+
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
@@ -80,8 +86,8 @@ def _cgroup_roots() -> list[Path]:
     """The root of each hierarchy that a kubelet uses: one of v2, or one for each controller."""
     if (CGROUPS / "cgroup.controllers").exists():
         return [CGROUPS]
-    roots = (path for path in CGROUPS.iterdir() if path.is_dir() and not path.is_symlink())
-    return [path for path in roots if not (path / "cgroup.controllers").exists()]
+    # The empty v2 hierarchy that systemd mounts beside those of v1 gets its share too.
+    return [path for path in CGROUPS.iterdir() if path.is_dir() and not path.is_symlink()]
 
 
 def _removed(cgroup: Path) -> bool:

@@ -102,9 +102,9 @@ def read_layout(text: str) -> Layout:
     return Layout(**{**fields, **paths, **typed})
 
 
-def default_state(level: Level) -> Path:
-    """The folder that the command line uses, and that the next start finds."""
-    return Path(tempfile.gettempdir()) / f"concertina-{level}-{os.getuid()}"
+def default_state(level: Level, *, use: str = "shell") -> Path:
+    """The folder that every start for this use takes, and so finds what an earlier one left."""
+    return Path(tempfile.gettempdir()) / f"concertina-{level}-{use}-{os.getuid()}"
 
 
 def free_ports() -> Ports:

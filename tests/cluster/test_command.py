@@ -10,7 +10,7 @@ from tests.cluster import isolation
 from tests.cluster.api import has_condition
 from tests.cluster.cluster import open_cluster
 from tests.cluster.components import HOST_FOLDERS, TUNABLES
-from tests.cluster.fixtures import obstacle, required_or_skipped
+from tests.cluster.fixtures import TESTS, obstacle, required_or_skipped
 from tests.cluster.layout import Level, default_state
 from tests.cluster.pods import REPOSITORY, python_pod
 from tests.cluster.test_control_plane import processes_of
@@ -47,12 +47,12 @@ def machine():
 def test_a_node_goes_without_a_trace():
     if reason := obstacle(Level.NODE):
         required_or_skipped(reason)
-    state = default_state(Level.NODE)
-    if (state / "layout.json").exists():
-        pytest.skip(f"a node is up in {state}; without it, this starts one and ends it")
+    for use in ("shell", TESTS):
+        if (taken := default_state(Level.NODE, use=use)).exists():
+            pytest.skip(f"a node is up in {taken}, and there can be one at a time")
     before = machine()
+    cluster = open_cluster(Path(command("up", "--gpus=0")))
     try:
-        cluster = open_cluster(Path(command("up", "--gpus=0")))
         assert command("kubeconfig") == str(cluster.kubeconfig)
         pod = python_pod("left", "-c", "import signal; signal.pause()")
         api, path = cluster.admin(), "/api/v1/namespaces/default/pods"
@@ -64,5 +64,5 @@ def test_a_node_goes_without_a_trace():
         command("down")
     assert not any(process.is_alive() for process in running)
     assert machine() == before
-    assert not state.exists()
+    assert not default_state(Level.NODE).exists()
     assert command("down") == ""
