@@ -6,7 +6,8 @@ import pytest
 
 from concertina_operator.cluster.install import trainer_objects
 from tests.cluster.api import wait_for
-from tests.cluster.fixtures import control_plane_of_its_own, fresh_namespace
+from tests.cluster.cluster import wait_for_namespace
+from tests.cluster.fixtures import control_plane_of_its_own
 from tests.concertina_operator.cluster.installed import apply_all
 from tests.concertina_operator.cluster.processes import operator_kubeconfig, operator_process
 from tests.concertina_operator.cluster.trainers import Trainers, a_trained_job, prepare_node
@@ -90,8 +91,10 @@ def test_a_standby_that_is_told_to_end_ends_well_and_leaves_the_lease_alone(star
 
 @pytest.mark.matrix
 def test_an_api_server_that_is_away_costs_at_most_one_restart_and_no_step(tmp_path):
-    with control_plane_of_its_own() as cluster, fresh_namespace(cluster) as namespace:
+    namespace = "default"
+    with control_plane_of_its_own() as cluster:
         api = cluster.admin()
+        wait_for_namespace(api, namespace)
         apply_all(api, trainer_objects())
         prepare_node(api)
         kubeconfig = operator_kubeconfig(cluster, api, namespace, tmp_path / "kubeconfig")
@@ -105,10 +108,11 @@ def test_an_api_server_that_is_away_costs_at_most_one_restart_and_no_step(tmp_pa
         with operator_process(kubeconfig, namespace, tmp_path / "second") as replica:
             replica.port()
             cluster.order("kube-apiserver", "start")
-            api.wait("/readyz", lambda _: True, "the API server does not come back")
             leader_of(replica)
+            trainers.api = cluster.admin()
             trainers.imagined.ask(64)
             trainers.until_trained_by("tiny-lm-0", "tiny-lm-1")
             assert trainers.pods()["tiny-lm-0"]["metadata"]["uid"] == before
             assert trainers.status()["failures"]["count"] == 0
+            trainers.api.close()
         api.close()
