@@ -34,7 +34,10 @@ class Health:
         self._runner: web.AppRunner | None = None
 
     async def start(self, *, port: int) -> int:
-        """Listens on all addresses; the port, which is drawn when 0 is asked for."""
+        """Listens on all addresses; the port, which is drawn when 0 is asked for.
+
+        Each family of addresses draws its own then; the answer is that of IPv4 where there is one.
+        """
         application = web.Application()
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
@@ -43,8 +46,9 @@ class Health:
         await self._runner.setup()
         site = web.TCPSite(self._runner, port=port)
         await site.start()
-        bound: int = self._runner.addresses[0][1]
-        return bound
+        bound = sorted(self._runner.addresses, key=lambda address: len(address))
+        found: int = bound[0][1]
+        return found
 
     async def stop(self) -> None:
         """Closes the port."""
