@@ -166,6 +166,15 @@ def stop(state: Path) -> None:
         return  # by one that waited for this end: it removes what was left before it starts
 
 
+def is_machine_taken() -> bool:
+    """Whether a node runs on this machine, whoever started it."""
+    try:
+        with _node_lock(patience_seconds=0):
+            return False
+    except MachineTaken:
+        return True
+
+
 def open_cluster(kubeconfig: Path) -> Cluster:
     """The cluster that a kubeconfig names: one that `up` started, or somebody else's."""
     api = Api(kubeconfig)
@@ -201,10 +210,17 @@ def _remove(state: Path) -> None:
 
 @contextmanager
 def _machine(layout: Layout, *, patience_seconds: float) -> Iterator[int | None]:
-    """The right to start a node on this machine, which the supervisor keeps while it runs."""
-    if layout.level is not Level.NODE:
+    """The right to start or remove such a cluster; a control plane needs none."""
+    if layout.level is Level.CONTROL_PLANE:
         yield None
         return
+    with _node_lock(patience_seconds=patience_seconds) as lock:
+        yield lock
+
+
+@contextmanager
+def _node_lock(*, patience_seconds: float) -> Iterator[int]:
+    """The one lock of this machine's nodes, which a supervisor keeps while it runs."""
     path = Path(tempfile.gettempdir()) / "concertina-node.lock"
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -212,9 +228,10 @@ def _machine(layout: Layout, *, patience_seconds: float) -> Iterator[int | None]
         while not _locked(lock):
             if time.monotonic() >= deadline:
                 raise MachineTaken(
-                    "another node runs on this machine: end it with `python -m tests.cluster down`"
+                    "another node runs on this machine: end it with `python -m tests.cluster down`,"
+                    " or wait for the tests that started it"
                 )
-            time.sleep(1)
+            time.sleep(0.2)
         yield lock
     finally:
         os.close(lock)

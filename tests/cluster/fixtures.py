@@ -25,7 +25,8 @@ FOREIGN = "CONCERTINA_KUBECONFIG"
 TESTS = "tests"
 """The use of the folder of the session's node: `down` on the command line leaves it alone."""
 NODE_GPUS = 8
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 240.0
+"""For another session's node to end; less than the time that one test may take."""
 
 
 @pytest.fixture(scope="session")

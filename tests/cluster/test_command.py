@@ -8,9 +8,9 @@ import pytest
 
 from tests.cluster import isolation
 from tests.cluster.api import has_condition
-from tests.cluster.cluster import open_cluster
+from tests.cluster.cluster import is_machine_taken, open_cluster
 from tests.cluster.components import HOST_FOLDERS, TUNABLES
-from tests.cluster.fixtures import TESTS, obstacle, required_or_skipped
+from tests.cluster.fixtures import obstacle, required_or_skipped
 from tests.cluster.layout import Level, default_state
 from tests.cluster.pods import REPOSITORY, python_pod
 from tests.cluster.test_control_plane import processes_of
@@ -47,9 +47,8 @@ def machine():
 def test_a_node_goes_without_a_trace():
     if reason := obstacle(Level.NODE):
         required_or_skipped(reason)
-    for use in ("shell", TESTS):
-        if (taken := default_state(Level.NODE, use=use)).exists():
-            pytest.skip(f"a node is up in {taken}, and there can be one at a time")
+    if is_machine_taken():
+        pytest.skip("a node is up, this session's or another's, and there can be one at a time")
     before = machine()
     cluster = open_cluster(Path(command("up", "--gpus=0")))
     try:
