@@ -4,8 +4,9 @@ import argparse
 import sys
 
 from tests.cluster.build import CONTROL_PLANE, TOOLS, BuildFailure, binaries, build
-from tests.cluster.cluster import ClusterFailure, start, stop
+from tests.cluster.cluster import ClusterFailure
 from tests.cluster.layout import Layout, Level, Ports, default_state, free_ports
+from tests.cluster.lifecycle import start, stop
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,8 +17,9 @@ from typing import NoReturn
 import pytest
 
 from tests.cluster.build import CONTROL_PLANE, REQUIRED, TOOLS, binaries, missing
-from tests.cluster.cluster import Cluster, open_cluster, start, stop, wait_for_namespace
+from tests.cluster.cluster import Cluster, open_cluster, wait_for_namespace
 from tests.cluster.layout import Layout, Level, default_state, free_ports
+from tests.cluster.lifecycle import start, stop
 from tests.cluster.packages import missing_packages
 
 FOREIGN = "CONCERTINA_KUBECONFIG"

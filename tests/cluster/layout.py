@@ -23,6 +23,8 @@ NODE_NAME = "node-0"
 LINK = "concertina0"
 """The name of the host's end of the link."""
 CGROUP = "concertina-test"
+LAYOUT = "layout.json"
+"""The file that says that a folder is a cluster's, and what it is."""
 
 
 class Level(StrEnum):

@@ -8,10 +8,11 @@ import pytest
 
 from tests.cluster import isolation
 from tests.cluster.api import has_condition
-from tests.cluster.cluster import is_machine_taken, open_cluster
+from tests.cluster.cluster import open_cluster
 from tests.cluster.components import HOST_FOLDERS, TUNABLES
 from tests.cluster.fixtures import obstacle, required_or_skipped
 from tests.cluster.layout import Level, default_state
+from tests.cluster.lifecycle import is_machine_taken
 from tests.cluster.pods import REPOSITORY, python_pod
 from tests.cluster.test_control_plane import processes_of
 

@@ -9,10 +9,11 @@ import pytest
 
 from tests.cluster.api import ApiFailure, has_condition, wait_for
 from tests.cluster.build import binaries
-from tests.cluster.cluster import ClusterFailure, open_cluster, start, stop
+from tests.cluster.cluster import ClusterFailure, open_cluster
 from tests.cluster.fake_nodes import fake_nodes
 from tests.cluster.fixtures import control_plane_of_its_own
 from tests.cluster.layout import Layout, Level, free_ports, read_layout, write_layout
+from tests.cluster.lifecycle import start, stop
 from tests.cluster.processes import Process
 
 
