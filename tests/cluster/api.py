@@ -18,6 +18,8 @@ import yaml
 
 T = TypeVar("T")
 POLL_SECONDS = 0.05
+IDLE_SECONDS = 30.0
+"""A connection that was not used for longer may have been closed by the server."""
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
@@ -40,6 +42,7 @@ class Api:
         self.url: str = cluster["server"]
         address = urllib.parse.urlsplit(self.url)
         self._headers = {"Accept": "application/json"}
+        self._used_at = time.monotonic()
         if token := user.get("token"):
             self._headers["Authorization"] = f"Bearer {token}"
         self._connection = http.client.HTTPSConnection(
@@ -68,6 +71,9 @@ class Api:
             path = f"{path}?{urllib.parse.urlencode(parameters)}"
         headers = {**self._headers, "Content-Type": content_type}
         content = None if body is None else json.dumps(body)
+        if time.monotonic() - self._used_at > IDLE_SECONDS:
+            self._connection.close()  # the next request opens another one
+        self._used_at = time.monotonic()
         try:
             self._connection.request(verb, path, content, headers)
             response = self._connection.getresponse()
