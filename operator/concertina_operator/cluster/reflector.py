@@ -110,6 +110,9 @@ class Reflector(Generic[T]):
             except Unreachable as error:
                 _log.info("%s; goes on from version %s", error, version)
                 await asyncio.sleep(_PAUSE_SECONDS[0] * (0.5 + random.random()))
+            else:
+                # The server ended a stream on which there may have been nothing to say.
+                self.heard_at = time.monotonic()
 
     def _take(self, kind: str, document: Mapping[str, Any]) -> str:
         if kind == "DELETED":

@@ -123,3 +123,18 @@ def test_an_answer_to_an_own_write_is_known_at_once_and_told_once(namespace):
         assert [name for name, _, _ in followed.told] == ["mine", "next"]
 
     with_followed(test, namespace)
+
+
+def test_a_watch_on_which_there_is_nothing_to_say_is_heard_when_the_server_ends_it(
+    namespace, monkeypatch
+):
+    monkeypatch.setattr("concertina_operator.cluster.client.WATCH_SECONDS", 1)
+
+    async def test(followed):
+        async with followed.running(), asyncio.timeout(30):
+            listed_at = followed.reflector.heard_at
+            while followed.reflector.heard_at < listed_at + 2:
+                await asyncio.sleep(0.05)
+        assert followed.told == []
+
+    with_followed(test, namespace)
