@@ -30,8 +30,10 @@ class TrainerBindings:
         except Conflict:
             pass  # it exists
         except Refused as error:
-            # Somebody else may have bound the role; if not, the pods' own words will tell.
+            # Somebody else may have bound the role, so the pods are created. An API server that
+            # has just started refuses what it allows a moment later: the next pods try again.
             _log.warning("trainers of %s have no rights from here: %s", namespace, error.message)
+            return
         self._bound.add(namespace)
 
     def forget(self, namespace: str) -> None:
