@@ -5,23 +5,27 @@ BIN := $(VENV)/bin
 # One thread per process: workers share the machine's cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all lint bench clean
+.PHONY: setup demo cluster test test-all lint bench clean
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/pip install --quiet --editable ".[local,huggingface,tensorboard]" --group test --group lint
+	$(BIN)/pip install --quiet --editable ".[local,operator,huggingface,tensorboard]" --group test --group lint
 	touch $@
 
 demo: setup
 	$(BIN)/concertina run manifests/01-minimal.yaml
 
-test: setup
+# A Kubernetes for the tests, outside the checkout: about ten minutes the first time.
+cluster: setup
+	$(BIN)/python -m tests.cluster.build
+
+test: setup cluster
 	$(BIN)/pytest -m "not matrix"
 
-test-all: setup
+test-all: setup cluster
 	$(BIN)/pytest
 
 lint: setup

@@ -1,4 +1,4 @@
-"""The command `concertina`: run, validate, plan and plot, and what other packages add.
+"""The command `concertina`: run, validate, plan and plot, jobs of a cluster, and what others add.
 
 Other packages add commands by the entry point group `concertina.commands`; they are imported only
 when they are called. Every ConcertinaError becomes a message on stderr and an exit code: 2 for
@@ -19,7 +19,10 @@ from typing import Any, Final
 import click
 
 from concertina_api.errors import ConcertinaError, InvalidJob, MissingPackage
-from concertina_api.v1alpha1 import AdaptiveTrainingJob
+from concertina_operator.commands.install import install, uninstall
+from concertina_operator.commands.jobs import describe, resume, status, suspend
+from concertina_operator.commands.logs import logs
+from concertina_operator.commands.plan import plan
 from concertina_operator.local.record import Outcome
 from concertina_operator.manifest_file import load_job
 
@@ -139,25 +142,6 @@ def validate(manifest: Path) -> None:
 
 
 @main.command()
-@_Manifest
-@click.option("--request", type=int, help="A batch that the rule asks for, in samples.")
-@click.option("--granted", type=click.IntRange(min=0), help="Pods that a quota allows.")
-def plan(manifest: Path, *, request: int | None, granted: int | None) -> None:
-    """Explain how many pods each batch of MANIFEST leads to, and why. Starts nothing."""
-    from concertina_operator.explain import explain_request, explain_sizes
-
-    job = load_job(manifest)
-    click.echo(_outline(job))
-    lines = (
-        explain_sizes(job.spec)
-        if request is None
-        else explain_request(job, requested=request, granted=granted)
-    )
-    for line in lines:
-        click.echo(line)
-
-
-@main.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="A PNG file.")
 def plot(run_dir: Path, *, output: Path | None) -> None:
@@ -165,6 +149,10 @@ def plot(run_dir: Path, *, output: Path | None) -> None:
     from concertina_operator.plotting import plot_run
 
     click.echo(plot_run(run_dir, output=output))
+
+
+for command in (describe, install, logs, plan, resume, status, suspend, uninstall):
+    main.add_command(command)
 
 
 def check_ports(ports: Sequence[int]) -> None:
@@ -235,17 +223,6 @@ def _plot_if_possible(run_dir: Path) -> None:
         plot_run(run_dir)
     except ConcertinaError as error:
         click.echo(f"no plot: {error}", err=True)
-
-
-def _outline(job: AdaptiveTrainingJob) -> str:
-    batch, pods = job.spec.batch, job.spec.pods
-    allowed = f" (allowed {', '.join(map(str, pods.allowed))})" if pods.allowed else ""
-    return (
-        f"{job.metadata.name}: batch {batch.initial} to {batch.max} samples,"
-        f" micro-batches of {batch.micro_batch_size}, at most {batch.max_accumulation} per worker"
-        f" before more are asked for; pods {pods.min} to {pods.max}{allowed},"
-        f" {pods.workers_per_pod} worker(s) each"
-    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Explains for `concertina plan` what a batch-size request would lead to, and why.
 
 It runs the plan itself on an imagined cluster in which every pod is warm as soon as it is created,
-until nothing changes any more. Pure: no I/O, no clock.
+until nothing changes any more; `explain_plan` tells one plan of a real job. Pure: no I/O, no clock.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ from concertina_api.v1alpha1 import (
     Resize,
     Scaling,
 )
-from concertina_operator.actions import Action, CreatePod, DeletePod, PublishMembership
+from concertina_operator.actions import Action, CreatePod, DeletePod, Plan, PublishMembership
 from concertina_operator.observed import Observed, Phase, PodFacts
 from concertina_operator.plan import plan
 from concertina_operator.sizing import fitting_size, needed_pods
@@ -67,6 +67,20 @@ def explain_request(
         sequence=1, requested=requested, effective=effective, reason="asked on the command line"
     )
     yield from _story(replace(world, request=request))
+
+
+def explain_plan(decided: Plan) -> Iterator[str]:
+    """What a plan does and why, line by line."""
+    yield f"because: {decided.reason}"
+    for action in decided.actions:
+        yield f"then: {_sentence(action)}"
+    if not decided.actions:
+        yield "then: nothing"
+    for event in decided.events:
+        yield f"says: {event.reason} ({event.type}): {event.message}"
+    if decided.requeue_after is not None:
+        seconds = decided.requeue_after.total_seconds()
+        yield f"again: when something changes, at the latest in {seconds:.0f} s"
 
 
 def _running(spec: JobSpec) -> JobSpec:

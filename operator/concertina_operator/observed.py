@@ -48,7 +48,12 @@ class PodFacts:
     @property
     def ended(self) -> bool:
         """No trainer will ever run in it again."""
-        return self.exit_code is not None or self.phase in (Phase.SUCCEEDED, Phase.FAILED)
+        return self.exit_code is not None or self.is_terminal
+
+    @property
+    def is_terminal(self) -> bool:
+        """Nothing runs in it any more, sidecars included."""
+        return self.phase in (Phase.SUCCEEDED, Phase.FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,8 @@ class Ending(StrEnum):
     """How far a job is from its end."""
 
     RUNNING = "Running"
+    AWAITED = "Awaited"
+    """A member says that the run is finished; the leader, who may save still, has yet to."""
     FINISHING = "Finishing"
     """All samples are consumed; members are still exiting."""
     COMPLETED = "Completed"
@@ -74,6 +76,8 @@ def ending(membership: Membership | None, standings: Iterable[Standing]) -> Endi
         return Ending.COMPLETED
     if finished:
         return Ending.FINISHING
+    if leader is not None and _will_tell(leader) and _is_told(membership, by_uid):
+        return Ending.AWAITED
     if not membership.members or len(found) < len(last):
         return Ending.RUNNING
     silent_success = all(
@@ -217,6 +221,23 @@ def _anyone_trains(membership: Membership | None, standings: Iterable[Standing])
 
 def _members_by_uid(membership: Membership | None) -> Mapping[str, Member]:
     return {member.uid: member for member in membership.members} if membership else {}
+
+
+def _will_tell(leader: Standing) -> bool:
+    """Whether the leader is in its round: it will say that the run is finished, or that it broke."""
+    return leader.is_alive and not leader.is_leaving and leader.has_phase(PodPhase.TRAINING)
+
+
+def _is_told(membership: Membership, by_uid: Mapping[str, Standing]) -> bool:
+    """Whether a member of the round says that the run is finished."""
+    members = ((member, by_uid.get(member.uid)) for member in membership.members)
+    return any(
+        standing is not None
+        and standing.report is not None
+        and standing.report.finished
+        and standing.report.incarnation == member.incarnation
+        for member, standing in members
+    )
 
 
 def _has_failed(standing: Standing) -> bool:

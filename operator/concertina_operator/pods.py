@@ -102,7 +102,7 @@ def cleanup(
     """Changes after the job has ended or was suspended: pods may exit by themselves first.
 
     `lost` are the uids of members that hold nothing any more; workers that were started anew in
-    such a pod wait for a round that will not come.
+    such a pod wait for a round that will not come. A sidecar may keep a pod whose trainer has ended.
     """
     if which is CleanupPolicy.NONE:
         return PodChanges()
@@ -113,10 +113,11 @@ def cleanup(
     delete, is_waiting = [], False
     for standing in standings:
         pod = standing.pod
-        if pod.deleting or (pod.ended and which is CleanupPolicy.RUNNING):
+        if pod.deleting or (pod.is_terminal and which is CleanupPolicy.RUNNING):
             continue
         is_free = pod.uid not in named or standing.has_phase(PodPhase.LEFT)
-        if pod.ended or is_free or left <= timedelta(0):
+        is_over = pod.ended and which is CleanupPolicy.ALL
+        if is_over or is_free or left <= timedelta(0):
             delete.append(deletion(standing, reason="the job has ended or is suspended"))
         else:
             is_waiting = True

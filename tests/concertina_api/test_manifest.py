@@ -57,8 +57,12 @@ def test_reads_the_fields_of_a_manifest():
         ),
         pytest.param("spec.batch.microBatchSize", 0, "greater than or equal to 1, got 0", id="m 0"),
         pytest.param(
-            "spec.pods.allowed", [1, 8], r"allowed \[8\] lies outside min 1 to max 4",
-            id="allowed outside",
+            "spec.pods.allowed", [8, 16], r"allowed \[8, 16\] has no size up to max 4",
+            id="allowed above max",
+        ),
+        pytest.param(
+            "spec.pods", {"min": 2, "max": 4, "allowed": [1, 2, 4]},
+            r"allowed \[1\] lies below min 2", id="allowed below min",
         ),
         pytest.param("spec.pods.min", 5, "min 5 is above max 4", id="min above max"),
         pytest.param("spec.batch.rule", {"name": "Magic"}, "'NormTest', 'NoiseScale'", id="rule"),
@@ -85,6 +89,12 @@ def test_says_what_is_wrong_where(path, value, want_message):
         parse_job(changed(path, value))
 
     assert caught.value.exit_code == 2
+
+
+def test_a_lowered_max_leaves_larger_sizes_for_later():
+    pods = parse_job(changed("spec.pods.max", 2)).spec.pods
+
+    assert pods.allowed == (1, 2, 4)
 
 
 def test_lists_every_mistake():

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from concertina_api.errors import InvalidJob
-from concertina_operator.explain import explain_request, explain_sizes
-from tests.concertina_operator.factories import a_job, a_spec
+from concertina_operator.explain import explain_plan, explain_request, explain_sizes
+from concertina_operator.observed import Observed
+from concertina_operator.plan import plan
+from tests.concertina_operator.factories import a_job, a_pod, a_report, a_spec, at
 
 
 def test_each_batch_of_the_grid_has_a_size() -> None:
@@ -77,3 +79,18 @@ def test_nobody_trains_without_a_grant() -> None:
 def test_a_request_is_at_least_one_sample() -> None:
     with pytest.raises(InvalidJob, match="request 0 is below 1"):
         list(explain_request(a_job(), requested=0))
+
+
+def test_one_plan_is_told_with_its_reason_its_actions_and_its_events() -> None:
+    observed = Observed(job=a_job(), pods=(a_pod(0),), reports={"tiny-lm-0": a_report(0)})
+    because, *rest = explain_plan(plan(observed, at(10)))
+    assert because.startswith("because: ")
+    assert "then: publish round 1 (Run): tiny-lm-0" in rest
+    assert any(line.startswith("says: RoundPublished (Normal): ") for line in rest)
+    assert rest[-1].startswith("again: when something changes, at the latest in ")
+
+
+def test_a_plan_without_actions_says_so() -> None:
+    off = a_job(a_spec(scaling={"mode": "Off"}))
+    lines = list(explain_plan(plan(Observed(job=off), at(0))))
+    assert lines == ["because: mode Off: nothing is planned", "then: nothing"]

@@ -63,8 +63,8 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
         ),
         pytest.param(
             GOOD + "  pods: {min: 1, max: 4, allowed: [8]}\n",
-            "allowed [8] lies outside min 1 to max 4",
-            id="allowed-outside",
+            "allowed [8] has no size up to max 4",
+            id="allowed-above-max",
         ),
         pytest.param(
             GOOD.replace("max: 32}", "max: 32, rule: {name: Norm}}"),

@@ -38,9 +38,19 @@ def a_failure(**fields):
         ),
         pytest.param([a_standing(0, **FINISHED)], Ending.COMPLETED, id="the other is gone"),
         pytest.param(
-            [a_standing(0, **TRAINING), a_standing(1, **FINISHED)],
-            Ending.RUNNING,
+            [a_standing(0, **TRAINING), a_standing(1, pod={"exit_code": 0}, **FINISHED)],
+            Ending.AWAITED,
             id="one that does not lead says that all is finished",
+        ),
+        pytest.param(
+            [a_standing(0, phase=PodPhase.WAITING), a_standing(1, **FINISHED)],
+            Ending.RUNNING,
+            id="it says so, but the round of the leader is broken",
+        ),
+        pytest.param(
+            [a_standing(0, **TRAINING), a_standing(1, **FINISHED, incarnation="i9")],
+            Ending.RUNNING,
+            id="it says so, but it was not in the round",
         ),
         pytest.param(
             [a_standing(0, **FINISHED), a_standing(1, pod={"exit_code": 1}, **TRAINING)],

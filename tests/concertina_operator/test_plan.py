@@ -9,8 +9,8 @@ from concertina_operator.actions import CreatePod, PublishMembership
 from concertina_operator.conditions import condition
 from concertina_operator.observed import Observed
 from concertina_operator.plan import plan
-from tests.concertina_operator.cluster import FakeCluster
 from tests.concertina_operator.factories import a_job, a_spec, at
+from tests.concertina_operator.imagined_cluster import FakeCluster
 
 
 def names(*indices):

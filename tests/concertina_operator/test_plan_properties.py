@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from concertina_api.v1alpha1 import PodPhase
 from concertina_operator.sizing import fitting_size, needed_pods
-from tests.concertina_operator.cluster import FakeCluster
 from tests.concertina_operator.factories import a_job, a_spec
+from tests.concertina_operator.imagined_cluster import FakeCluster
 
 SIZES: list[dict[str, Any]] = [
     {"min": 1, "max": 4, "allowed": [1, 2, 4]},

@@ -188,8 +188,8 @@ def tidied(which, *standings, membership=None, now=10):
     [
         (CleanupPolicy.NONE, 100, ""),
         (CleanupPolicy.RUNNING, 10, "12"),
-        (CleanupPolicy.RUNNING, 65, "012"),
-        (CleanupPolicy.ALL, 10, "123"),
+        (CleanupPolicy.RUNNING, 65, "0124"),
+        (CleanupPolicy.ALL, 10, "1234"),
     ],
 )
 def test_clean_up_waits_for_those_who_may_exit_by_themselves(which, now, want_deleted):
@@ -198,8 +198,9 @@ def test_clean_up_waits_for_those_who_may_exit_by_themselves(which, now, want_de
         a_standing(0, **TRAINING),
         a_standing(1, phase=PodPhase.LEFT),
         a_standing(2, phase=PodPhase.STARTING),
-        a_standing(3, pod={"exit_code": 0}),
-        membership=a_membership(2, leaving=(a_member(0), a_member(1))),
+        a_standing(3, pod={"exit_code": 0, "phase": Phase.SUCCEEDED}),
+        a_standing(4, pod={"exit_code": 0}),  # its sidecar still runs
+        membership=a_membership(2, leaving=(a_member(0), a_member(1), a_member(4))),
         now=now,
     )
     assert "".join(sorted(deleted(answer))) == want_deleted

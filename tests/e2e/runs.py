@@ -9,25 +9,23 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from concertina_api.v1alpha1 import Report, TrainingReport
 from concertina_trainer.agent.mailbox import WorkerStatus
+from tests.e2e.records import DEADLINE_SECONDS, RecordedRun
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "concertina_operator.cli", "run")
 SHORT_GRACE = (sys.executable, "-m", "tests.e2e.shell")
-DEADLINE_SECONDS = 120.0
-T = TypeVar("T")
 
 
-class LocalRun:
+class LocalRun(RecordedRun):
     """One call of `concertina run` in a folder."""
 
     def __init__(
@@ -82,22 +80,6 @@ class LocalRun:
         for pid in processes_of(self.folder):
             os.kill(pid, signal.SIGKILL)
 
-    # The record
-
-    def rows(self) -> list[dict[str, Any]]:
-        return read_rows(self.folder / "steps.jsonl")
-
-    def all_steps(self) -> list[dict[str, Any]]:
-        """Rows of steps, those that were rolled back included."""
-        return [row for row in self.rows() if "global_batch_size" in row]
-
-    def steps(self) -> list[dict[str, Any]]:
-        """Rows of steps that count."""
-        return [row for row in self.all_steps() if not row.get("discarded")]
-
-    def discarded(self) -> list[dict[str, Any]]:
-        return [row for row in self.all_steps() if row.get("discarded")]
-
     def summary(self) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_bytes())
         return summary
@@ -122,13 +104,6 @@ class LocalRun:
                     found[path.parts[-3]] = status
         return found
 
-    def worker(self, pod: str) -> WorkerStatus:
-        return self.workers()[pod]
-
-    def leader(self) -> str:
-        """The pod that holds rank 0."""
-        return next(pod for pod, status in self.workers().items() if status.rank == 0)
-
     def agent(self, pod: str) -> int:
         """Process id of the pod's agent: the parent of its worker."""
         return parent_of(self.worker(pod).pid)
@@ -137,41 +112,8 @@ class LocalRun:
         path = self.folder / "pods" / pod / "agent.log"
         return path.read_text() if path.exists() else ""
 
-    # Waiting
-
-    def wait(self, found: Callable[[], T | None], what: str) -> T:
-        """What `found` returns as soon as it is neither None nor False."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not (value := found()):
-            if self.process.poll() is not None:
-                raise AssertionError(f"ended before: {what}\n{self.account()}")
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not within {DEADLINE_SECONDS} s: {what}\n{self.account()}")
-            time.sleep(0.02)
-        return value
-
-    def wait_steps(
-        self, count: int = 1, *, workers: int | None = None, after: float = 0.0
-    ) -> dict[str, Any]:
-        """The last of `count` steps that count, taken by so many workers later than `after`."""
-
-        def found() -> dict[str, Any] | None:
-            rows = [
-                row
-                for row in self.steps()
-                if row["time"] > after and workers in (None, row["world_size"])
-            ]
-            return rows[count - 1] if len(rows) >= count else None
-
-        return self.wait(found, f"{count} steps by {workers or 'any number of'} workers")
-
-    def wait_round(self, number: int) -> dict[str, Any]:
-        """The first step that counts of this round or a later one."""
-
-        def found() -> dict[str, Any] | None:
-            return next((row for row in self.steps() if row["round"] >= number), None)
-
-        return self.wait(found, f"a step of round {number}")
+    def why_ended(self) -> str | None:
+        return None if self.process.poll() is None else "ended"
 
     def account(self) -> str:
         """All that was printed, for the message of a failure."""
@@ -209,12 +151,6 @@ def processes_of(folder: Path) -> list[int]:
     return [pid for pid in _pids() if mark in _environment_of(pid)]
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Whole rows of a record that somebody may be writing."""
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -233,12 +169,3 @@ def _environment_of(pid: int) -> list[bytes]:
         return [part for part in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if part]
     except OSError:
         return []
-
-
-def samples_in_order(steps: list[dict[str, Any]]) -> bool:
-    """Whether each step begins where the one before ended, from sample 0 on."""
-    ends = [0, *(row["samples"] for row in steps)]
-    return all(
-        row["samples"] - row["global_batch_size"] == before
-        for row, before in zip(steps, ends, strict=False)
-    )

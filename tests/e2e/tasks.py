@@ -1,5 +1,6 @@
 """Tasks for end-to-end tests, beside those of tests/tasks.py."""
 
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,20 @@ class UntilTold(TinyTask):
     def on_step(self, record: Mapping[str, Any]) -> StopTraining | None:
         if (self.folder / "stop").exists():
             return StopTraining("told to")
+        return super().on_step(record)
+
+
+class Patient(TinyTask):
+    """Slow as long as a worker runs more micro-batches than it should: pods have time to start."""
+
+    def __init__(self, *, accumulation: int, slow_seconds: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.accumulation = accumulation
+        self.slow_seconds = slow_seconds
+
+    def on_step(self, record: Mapping[str, Any]) -> StopTraining | None:
+        if record.get("num_micro_batches", 0) > self.accumulation * record.get("world_size", 1):
+            time.sleep(self.slow_seconds)  # a step that so few workers take long for
         return super().on_step(record)
 
 

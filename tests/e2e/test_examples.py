@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.e2e.runs import LocalRun, environment, samples_in_order, started
+from tests.e2e.records import samples_in_order
+from tests.e2e.runs import LocalRun, environment, started
 from tests.tasks import job_document
 
 pytestmark = pytest.mark.matrix

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.runs import LocalRun, samples_in_order, started
+from tests.e2e.records import samples_in_order
+from tests.e2e.runs import LocalRun, started
 from tests.tasks import job_document
 
 pytestmark = pytest.mark.matrix

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.concertina_trainer.agent.pods import free_port, scrape
-from tests.e2e.runs import LocalRun, is_alive, parent_of, samples_in_order, started
+from tests.e2e.records import samples_in_order
+from tests.e2e.runs import LocalRun, is_alive, parent_of, started
 from tests.tasks import job_document
 
 RECOVERY_SECONDS = 60.0

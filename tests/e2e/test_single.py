@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.runs import samples_in_order, started
+from tests.e2e.records import samples_in_order
+from tests.e2e.runs import started
 from tests.tasks import job_document
 
 pytestmark = pytest.mark.matrix

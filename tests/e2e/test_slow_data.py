@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.runs import samples_in_order, started
+from tests.e2e.records import samples_in_order
+from tests.e2e.runs import started
 from tests.tasks import job_document
 
 LOAD_SECONDS = 0.2

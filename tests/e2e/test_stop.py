@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.runs import processes_of, samples_in_order, started
+from tests.e2e.records import samples_in_order
+from tests.e2e.runs import processes_of, started
 from tests.play import play
 from tests.tasks import job_document
 

@@ -216,7 +216,10 @@ class Pods(Model):
     min: Annotated[int, Field(ge=1, le=65536)] = 1
     max: Annotated[int, Field(ge=1, le=65536)] = 1
     allowed: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(max_length=64)] = ()
-    """Numbers of pods that the job may have; empty means any from min to max."""
+    """Numbers of pods that the job may have; empty means any from min to max.
+
+    Sizes above max are kept for the day when max is raised: an autoscaler moves it.
+    """
     workers_per_pod: Annotated[int, Field(ge=1, le=64)] = 1
     """Training processes (GPUs) in a pod."""
     template: Mapping[str, Any] = Field(
@@ -228,9 +231,11 @@ class Pods(Model):
     def _counts_fit(self) -> Self:
         if self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
-        outside = [size for size in self.allowed if not self.min <= size <= self.max]
-        if outside:
-            raise ValueError(f"allowed {outside} lies outside min {self.min} to max {self.max}")
+        below = [size for size in self.allowed if size < self.min]
+        if below:
+            raise ValueError(f"allowed {below} lies below min {self.min}")
+        if self.allowed and min(self.allowed) > self.max:
+            raise ValueError(f"allowed {list(self.allowed)} has no size up to max {self.max}")
         return self
 
 

@@ -13,7 +13,7 @@ from concertina_api.v1alpha1.base import Count, Duration, Finite, Model, Text, T
 
 
 class ConditionType(StrEnum):
-    """Types of the job's conditions; all are good when True, but Failed."""
+    """Types of the job's conditions; all are good when True, but NameTaken and Failed."""
 
     READY = "Ready"
     PODS_READY = "PodsReady"
@@ -22,6 +22,8 @@ class ConditionType(StrEnum):
     TEMPLATE_VALID = "TemplateValid"
     COMPATIBLE = "Compatible"
     CHECKPOINT_DURABLE = "CheckpointDurable"
+    NAME_TAKEN = "NameTaken"
+    """An object of a needed name belongs to somebody else; it is never adopted."""
     SUSPENDED = "Suspended"
     COMPLETED = "Completed"
     FAILED = "Failed"
@@ -76,7 +78,9 @@ class LastResize(Model):
     to_world_size: Count
     reason: Text = ""
     pause_seconds: Duration | None = None
-    phases: dict[str, Duration] = Field(default_factory=dict)
+    phases: Annotated[
+        dict[Annotated[str, Field(max_length=32)], Duration], Field(max_length=16)
+    ] = Field(default_factory=dict)
     at: AwareDatetime | None = None
 
 
@@ -107,8 +111,10 @@ class JobStatus(Model):
 
     observed_generation: Count = 0
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
-    state: str = ""
+    state: Annotated[str, Field(max_length=64)] = ""
     """Derived, for printing; nothing reads it back."""
+    selector: Text = ""
+    """Label selector of the job's pods, for the `scale` subresource."""
     pods: PodCounts = PodCounts()
     world_size: Count = 0
     round: Count = 0

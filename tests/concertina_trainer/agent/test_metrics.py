@@ -1,15 +1,10 @@
 import re
-import socket
-import subprocess
-import sys
 import urllib.request
 
-import pytest
-
-from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import BatchSizeRequest, Progress, Resize
+from concertina_trainer.agent.endpoint import serve_endpoint
 from concertina_trainer.agent.mailbox import WorkerStatus
-from concertina_trainer.agent.metrics import METRICS, PodCollector, Tally, serve_metrics
+from concertina_trainer.agent.metrics import METRICS, PodCollector, Tally
 from tests.concertina_trainer.agent.pods import free_port
 
 
@@ -120,7 +115,9 @@ def test_every_metric_of_the_table_is_served_with_its_type_and_labels():
         "peak_bytes": 2,
     }
     tally.update([status(**everything)], restarts=0)
-    server = serve_metrics(PodCollector(tally, namespace="lab", job="tiny"), port=free_port())
+    server = serve_endpoint(
+        PodCollector(tally, namespace="lab", job="tiny"), port=free_port(), is_ready=lambda: True
+    )
     try:
         port = server.server_address[1]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
@@ -142,29 +139,3 @@ def test_the_table_follows_the_rules_for_names():
         assert re.fullmatch(r"concertina_[a-z_]+", metric.name)
         assert metric.name.endswith("_total") == (metric.type == "counter")
         assert metric.help.endswith(".")
-
-
-def test_a_taken_port_is_a_mistake_that_the_command_tells(run):
-    with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(InvalidJob, match=f"CONCERTINA_METRICS_PORT={port}: cannot serve"):
-            serve_metrics(PodCollector(Tally(), namespace="lab", job="tiny"), port=port)
-
-        done = subprocess.run(
-            [sys.executable, "-m", "concertina_trainer.agent"],
-            env={
-                "CONCERTINA_JOB": str(run.folder / "job.yaml"),
-                "CONCERTINA_POD": "tiny-0",
-                "CONCERTINA_UID": "u",
-                "CONCERTINA_MEMBERSHIP": str(run.membership),
-                "CONCERTINA_REPORT": str(run.folder / "report.json"),
-                "CONCERTINA_RUN_DIR": str(run.folder),
-                "CONCERTINA_METRICS_PORT": str(port),
-            },
-            capture_output=True,
-            text=True,
-        )
-    assert done.returncode == 2
-    assert "cannot serve metrics there" in done.stderr

@@ -2,16 +2,17 @@ import json
 
 import pytest
 
-from concertina_api.v1alpha1 import TrainingMembership
+from concertina_api.v1alpha1 import Membership, PodPhase, TrainingMembership, TrainingReport
 from concertina_trainer.agent.leave import Leave
-from concertina_trainer.agent.mailbox import membership_inbox, put
+from concertina_trainer.agent.mailbox import WorkerStatus, membership_inbox, put, worker_file
 from concertina_trainer.agent.membership import MembershipFile
 from concertina_trainer.agent.metrics import Tally
 from concertina_trainer.agent.pod import Pod
+from concertina_trainer.agent.reach import Reach
 from concertina_trainer.agent.report import Publisher, ReportFile
 from concertina_trainer.agent.settings import settings_from
 from concertina_trainer.agent.stores import RoundStores
-from tests.concertina_trainer.agent.pods import job_manifest
+from tests.concertina_trainer.agent.pods import job_manifest, wait_for
 
 
 @pytest.fixture
@@ -30,22 +31,31 @@ def settings(tmp_path):
     )
 
 
-def a_pod(settings):
-    """A pod whose workers never get as far as a store."""
+class Store:
+    port = 4000
+
+
+def a_pod(settings, tally=None, reach=None):
+    """A pod whose workers are what the test writes into its mailbox."""
     return Pod(
         settings,
-        source=MembershipFile(settings.membership),
-        stores=RoundStores(lambda: pytest.fail("no store is needed")),
-        publisher=Publisher(ReportFile(settings.report)),
-        tally=Tally(),
+        source=MembershipFile(settings.channel.membership),
+        stores=RoundStores(Store),
+        publisher=Publisher(ReportFile(settings.channel.report)),
+        tally=tally or Tally(),
         leave=Leave(10),
+        reach=reach,
     )
+
+
+def a_report(settings):
+    return TrainingReport.model_validate_json(settings.channel.report.read_bytes()).spec
 
 
 def test_a_membership_that_cannot_be_relayed_is_relayed_later(settings, caplog):
     pod = a_pod(settings)
     pod.begin()
-    put(settings.membership, TrainingMembership.model_validate({"spec": {"round": 4}}))
+    put(settings.channel.membership, TrainingMembership.model_validate({"spec": {"round": 4}}))
     obstacle = settings.mailbox / "membership.json"
     obstacle.mkdir()
 
@@ -56,3 +66,29 @@ def test_a_membership_that_cannot_be_relayed_is_relayed_later(settings, caplog):
 
     assert caplog.text.count("cannot write to the workers, trying again") == 1
     assert membership_inbox(settings.mailbox).read().round == 4
+
+
+def test_a_member_that_does_not_answer_is_reported_while_the_workers_train(settings):
+    tally, reach = Tally(), Reach(answers=lambda _: False, training_seconds=0.01)
+    pod = a_pod(settings, tally, reach)
+    pod.begin()
+    members = [
+        {"pod": f"tiny-{n}", "uid": f"u{n}", "incarnation": "a", "host": "h", "port": 1}
+        for n in (0, 1)
+    ]
+    membership = Membership.model_validate({"round": 1, "members": members})
+    put(settings.channel.membership, TrainingMembership(spec=membership))
+    pod.turn(now=0)
+    assert not tally.is_ready
+    status = WorkerStatus(
+        incarnation=pod.incarnation, local_rank=0, pid=1, phase=PodPhase.TRAINING, round=1, rank=0
+    )
+    put(worker_file(settings.mailbox, 0), status)
+
+    pod.turn(now=1)
+    wait_for(lambda: reach.suspects, lambda: "a suspect")
+    pod.turn(now=2)
+
+    assert a_report(settings).suspects == ("tiny-1",)
+    assert tally.is_ready
+    pod.close(now=3)

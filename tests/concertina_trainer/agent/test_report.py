@@ -122,6 +122,12 @@ def test_a_pod_is_in_the_round_of_its_last_worker_and_suspects_in_that_round():
     assert made.suspects == ("old",)
 
 
+def test_pods_that_do_not_answer_the_agent_are_suspects_too():
+    made = report(status(suspects=("b-1",)), suspects=("a-1", "b-1", "tiny-0"))
+
+    assert made.suspects == ("a-1", "b-1")
+
+
 def test_a_report_fits_into_2_kib():
     longest = "x" * 512
     failure = Failure(

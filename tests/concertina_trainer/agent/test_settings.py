@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from concertina_api.errors import InvalidJob
-from concertina_trainer.agent.settings import settings_from
+from concertina_trainer.agent.api_server import Access
+from concertina_trainer.agent.settings import Files, channel_from, load_job, settings_from
 from tests.concertina_trainer.agent.pods import job_manifest
 
 
@@ -31,6 +32,10 @@ def test_what_is_not_said_has_a_default(environment):
     assert settings.grace_seconds == 120
     assert settings.mailbox == Path("/run/pods/tiny-0/mailbox")
     assert settings.worker_log("ab", 1, "stderr") == Path("/run/pods/tiny-0/logs/ab-1.stderr")
+    assert settings.manifest == Path(environment["CONCERTINA_JOB"])
+    assert settings.channel == Files(
+        membership=Path("/run/membership.json"), report=Path("/run/reports/tiny-0.json")
+    )
 
 
 def test_everything_can_be_said(environment):
@@ -80,3 +85,62 @@ def test_a_job_that_is_not_yaml_is_a_mistake(environment):
 
     with pytest.raises(InvalidJob, match="cannot read the job's manifest"):
         settings_from(environment)
+
+
+@pytest.fixture
+def in_cluster(tmp_path):
+    """What the kubelet and the operator tell an agent."""
+    document = job_manifest()
+    document["metadata"] |= {"uid": "j", "generation": 3}
+    document["spec"]["fieldOfANewerOperator"] = {"a": "$(B)"}
+    return {
+        "CONCERTINA_SPEC": json.dumps(document),
+        "CONCERTINA_POD": "tiny-0",
+        "CONCERTINA_UID": "0d6d0c34-97f0-4c4d-8d5b-b1b6d6e2b6f5",
+        "CONCERTINA_NAMESPACE": "lab",
+        "CONCERTINA_HOST": "10.245.0.7",
+        "CONCERTINA_TOKEN": "/var/run/secrets/concertina.dev",
+        "CONCERTINA_RUN_DIR": str(tmp_path / "run"),
+        "KUBERNETES_SERVICE_HOST": "10.97.0.1",
+        "KUBERNETES_SERVICE_PORT": "443",
+    }
+
+
+def test_an_agent_on_kubernetes_has_its_job_in_the_environment(in_cluster, tmp_path):
+    settings = settings_from(in_cluster)
+
+    assert settings.channel == Access(
+        host="10.97.0.1",
+        port=443,
+        namespace="lab",
+        credentials=Path("/var/run/secrets/concertina.dev"),
+    )
+    assert settings.host == "10.245.0.7"
+    assert settings.manifest == tmp_path / "run" / "pods" / "tiny-0" / "job.json"
+    assert load_job(settings.manifest) == settings.job  # which is what workers do
+    assert settings.job.metadata.name == "tiny"
+    assert channel_from(in_cluster) == settings.channel
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "want_message"),
+    [
+        pytest.param("CONCERTINA_SPEC", "{}", "CONCERTINA_SPEC is not an Adaptive", id="empty"),
+        pytest.param("CONCERTINA_SPEC", "{", "CONCERTINA_SPEC is not an Adaptive", id="cut"),
+        pytest.param("CONCERTINA_NAMESPACE", "", "CONCERTINA_NAMESPACE is not set", id="namespace"),
+        pytest.param("CONCERTINA_HOST", "", "CONCERTINA_HOST is not set", id="address"),
+        pytest.param("CONCERTINA_TOKEN", "", "CONCERTINA_TOKEN is not set", id="token"),
+        pytest.param(
+            "KUBERNETES_SERVICE_HOST", "", "KUBERNETES_SERVICE_HOST is not set", id="server"
+        ),
+        pytest.param(
+            "KUBERNETES_SERVICE_PORT", "tcp://10", "KUBERNETES_SERVICE_PORT='tcp", id="port"
+        ),
+        pytest.param(
+            "CONCERTINA_RUN_DIR", "/proc/none", "CONCERTINA_RUN_DIR: cannot write", id="folder"
+        ),
+    ],
+)
+def test_a_mistake_on_kubernetes_is_named(in_cluster, variable, value, want_message):
+    with pytest.raises(InvalidJob, match=want_message):
+        settings_from(in_cluster | {variable: value})

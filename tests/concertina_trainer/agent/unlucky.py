@@ -41,9 +41,9 @@ def run_unlucky_agent(environment: Mapping[str, str], starts: Path, log: str) ->
     settings = settings_from(environment)
     pod = UnluckyPod(
         settings,
-        source=MembershipFile(settings.membership),
+        source=MembershipFile(settings.channel.membership),
         stores=RoundStores(bind_store),
-        publisher=Publisher(ReportFile(settings.report)),
+        publisher=Publisher(ReportFile(settings.channel.report)),
         tally=Tally(),
         leave=Leave(settings.grace_seconds),
     )

@@ -93,6 +93,7 @@ def live_agent(settings: Settings, pod: Pod, program: Sequence[str]) -> LiveAgen
     # A broken collective is answered by a new round; the watchdog must not end the process.
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     os.environ["CONCERTINA_MAILBOX"] = str(settings.mailbox)
+    os.environ["CONCERTINA_JOB"] = str(settings.manifest)
     spec = WorkerSpec(
         role="worker",
         local_world_size=settings.job.spec.pods.workers_per_pod,

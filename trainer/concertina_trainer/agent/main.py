@@ -10,21 +10,29 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from pydantic import ValidationError
 
-from concertina_api.errors import ConcertinaError
+from concertina_api.errors import ConcertinaError, InvalidJob
 from concertina_api.v1alpha1 import Failure, FailureCause, PodPhase, Report
+from concertina_trainer.agent.api_server import ApiServer
+from concertina_trainer.agent.endpoint import serve_endpoint
 from concertina_trainer.agent.leave import Leave
-from concertina_trainer.agent.membership import MembershipFile
-from concertina_trainer.agent.metrics import PodCollector, Tally, serve_metrics
+from concertina_trainer.agent.membership import MembershipFile, MembershipSource
+from concertina_trainer.agent.membership_watch import MembershipWatch
+from concertina_trainer.agent.metrics import PodCollector, Tally
 from concertina_trainer.agent.pod import Pod
-from concertina_trainer.agent.report import Publisher, ReportFile
-from concertina_trainer.agent.settings import Settings, settings_from
+from concertina_trainer.agent.report import Publisher, ReportFile, ReportSink
+from concertina_trainer.agent.report_object import ReportObject
+from concertina_trainer.agent.settings import Channel, Files, Settings, channel_from, settings_from
 from concertina_trainer.agent.stores import RoundStores
 
 logger = logging.getLogger(__name__)
+
+LAST_REPORT_SECONDS = 600.0
+"""How long an agent that is done waits for the API server to take its last report."""
+MISTAKE_SECONDS = 60.0
+"""How long it tries to tell that it never started."""
 
 
 def main(program: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -40,7 +48,7 @@ def main(program: Sequence[str], environment: Mapping[str, str]) -> int:
         if settings.metrics_port:
             metadata = settings.job.metadata
             collector = PodCollector(tally, namespace=metadata.namespace, job=metadata.name)
-            serve_metrics(collector, port=settings.metrics_port)
+            serve_endpoint(collector, port=settings.metrics_port, is_ready=lambda: tally.is_ready)
     except ConcertinaError as error:
         logger.error("%s", error)
         _report_mistake(error, environment)
@@ -64,8 +72,11 @@ def _report_mistake(error: ConcertinaError, environment: Mapping[str, str]) -> N
                 permanent=True,
             ),
         )
-        ReportFile(Path(environment["CONCERTINA_REPORT"])).send(report)
-    except (KeyError, ValidationError, OSError) as trouble:
+        sink = _sink(channel_from(environment))
+        sink.send(report)
+        if not sink.settled(within_seconds=MISTAKE_SECONDS):
+            logger.warning("the mistake is not in a report: the API server did not take it")
+    except (KeyError, ValidationError, OSError, InvalidJob) as trouble:
         logger.warning("the mistake is not in a report: %s", trouble)
 
 
@@ -75,11 +86,12 @@ def _run(settings: Settings, program: Sequence[str], *, leave: Leave, tally: Tal
 
     from concertina_trainer.agent.agent import bind_store, live_agent
 
+    source, sink = _source(settings), _sink(settings.channel)
     pod = Pod(
         settings,
-        source=MembershipFile(settings.membership),
+        source=source,
         stores=RoundStores(bind_store),
-        publisher=Publisher(ReportFile(settings.report)),
+        publisher=Publisher(sink),
         tally=tally,
         leave=leave,
     )
@@ -93,6 +105,30 @@ def _run(settings: Settings, program: Sequence[str], *, leave: Leave, tally: Tal
         return 128 + error.sigval
     finally:
         pod.close(now=time.monotonic())
+        _deliver(sink, source=source, leave=leave)
     code = int(result.is_failed())
     logger.info("the workers have ended: exit code %d", code)
     return code
+
+
+def _source(settings: Settings) -> MembershipSource:
+    if isinstance(settings.channel, Files):
+        return MembershipFile(settings.channel.membership)
+    job = settings.job.metadata
+    return MembershipWatch(ApiServer(settings.channel), job.name, uid=job.uid)
+
+
+def _sink(channel: Channel) -> ReportSink:
+    if isinstance(channel, Files):
+        return ReportFile(channel.report)
+    return ReportObject(ApiServer(channel))
+
+
+def _deliver(sink: ReportSink, *, source: MembershipSource, leave: Leave) -> None:
+    """Wait until the last report is where the operator finds it, as long as anybody wants it."""
+    give_up = time.monotonic() + LAST_REPORT_SECONDS
+    while not sink.settled(within_seconds=0.2):
+        deadline = give_up if leave.deadline is None else min(give_up, leave.deadline)
+        if source.gone() or leave.at_once or time.monotonic() >= deadline:
+            logger.warning("the last report was not written")
+            return

@@ -1,4 +1,4 @@
-"""Where an agent reads the membership: a file now, a watch of the resource in a cluster.
+"""Where an agent reads the membership: a file here, on Kubernetes an object (membership_watch.py).
 
 The rendezvous and the live agent read through this and never decide who trains.
 """

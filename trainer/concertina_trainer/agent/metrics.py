@@ -1,4 +1,4 @@
-"""Serves concertina_* metrics of a pod to Prometheus.
+"""The concertina_* metrics of a pod, as Prometheus reads them (endpoint.py serves them).
 
 METRICS is the table that code, README and dashboards share. A `Tally` turns what workers tell
 into numbers that outlive them: counters never fall, whatever is resized, restarted or rolled
@@ -10,9 +10,8 @@ that a sum over pods is the job's number.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from concertina_api.errors import InvalidJob, MissingPackage
 from concertina_api.v1alpha1 import Progress
 from concertina_trainer.agent.mailbox import WorkerStatus
 
@@ -118,9 +117,14 @@ class Tally:
         self._acknowledged_round = 0
         self.reading = Reading(values=dict(self._totals))
         """The newest reading; replaced as a whole, so a scrape in another thread sees one."""
+        self.is_ready = False
+        """Whether the workers are warm, or train."""
 
-    def update(self, statuses: Sequence[WorkerStatus], *, restarts: int) -> None:
+    def update(
+        self, statuses: Sequence[WorkerStatus], *, restarts: int, is_ready: bool = False
+    ) -> None:
         """Take the statuses of the workers that run now and the restarts so far."""
+        self.is_ready = is_ready
         for status in statuses:
             self._count(status)
         self._totals["concertina_worker_restarts_total"] = float(restarts)
@@ -195,29 +199,6 @@ class PodCollector:
             for extra, value in samples:
                 family.add_metric([*self._labels.values(), *extra.values()], value)
             yield family
-
-
-def serve_metrics(collector: PodCollector, *, port: int) -> Any:
-    """Serve the metrics on `port` in a thread; returns the server, whose `shutdown()` ends it.
-
-    Raises InvalidJob when the port is taken, MissingPackage without prometheus_client.
-    """
-    try:
-        from prometheus_client import CollectorRegistry, start_http_server
-    except ImportError as error:
-        raise MissingPackage(
-            "prometheus-client", extra="trainer", purpose="serving metrics"
-        ) from error
-
-    registry = CollectorRegistry()
-    registry.register(collector)
-    try:
-        server, _ = start_http_server(port, registry=registry)
-    except OSError as error:
-        raise InvalidJob(
-            f"CONCERTINA_METRICS_PORT={port}: cannot serve metrics there: {error}"
-        ) from error
-    return server
 
 
 def _pod_values(statuses: Sequence[WorkerStatus]) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """One pod as its agent sees it: what is done in every turn of the agent's loop.
 
-A turn relays a newer membership to the workers, reads what they tell, keeps a fresh store and
-publishes the report and the metrics. Nothing of torch's elastic agent is in here; LiveAgent
-calls `turn` ten times a second and asks `must_end` and `record_failure` what to do with workers.
+A turn relays a newer membership to the workers, reads what they tell, keeps a fresh store, has
+peers dialled and publishes the report and the metrics. Nothing of torch's elastic agent is in
+here; LiveAgent calls `turn` ten times a second and asks `must_end` and `record_failure` what to do
+with workers.
 """
 
 import logging
@@ -21,11 +22,15 @@ from concertina_trainer.agent.leave import Leave
 from concertina_trainer.agent.mailbox import Inbox, Notice, WorkerStatus, put, worker_file
 from concertina_trainer.agent.membership import MembershipSource
 from concertina_trainer.agent.metrics import Tally
+from concertina_trainer.agent.reach import Reach
 from concertina_trainer.agent.report import AgentFacts, Publisher, compose
 from concertina_trainer.agent.settings import Settings
 from concertina_trainer.agent.stores import RoundStores
 
 logger = logging.getLogger(__name__)
+
+READY = (PodPhase.WARM, PodPhase.TRAINING, PodPhase.WAITING)
+"""Phases of a pod whose workers have warmed up and run."""
 
 
 class Pod:
@@ -40,6 +45,7 @@ class Pod:
         publisher: Publisher,
         tally: Tally,
         leave: Leave,
+        reach: Reach | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -47,6 +53,7 @@ class Pod:
         self._publisher = publisher
         self._tally = tally
         self._leave = leave
+        self._reach = reach or Reach()
         self.incarnation = ""
         self._num_workers = settings.job.spec.pods.workers_per_pod
         self._inboxes: list[Inbox[WorkerStatus]] = []
@@ -89,8 +96,12 @@ class Pod:
                 self._trouble = str(error)
         self._read_statuses()
         self._keep_stores()
-        self._tally.update(self._statuses, restarts=max(0, self._starts - 1))
-        self._publisher.publish(self._report(), now=now)
+        report = self._report()
+        self._reach.look(self._relayed, uid=self._settings.uid, phase=report.phase)
+        self._tally.update(
+            self._statuses, restarts=max(0, self._starts - 1), is_ready=report.phase in READY
+        )
+        self._publisher.publish(report, now=now)
 
     def must_end(self, *, now: float) -> bool:
         """Whether the workers are killed now, whatever they do."""
@@ -138,6 +149,7 @@ class Pod:
         """Send the last report."""
         self._read_statuses()
         self._publisher.flush(self._report(), now=now)
+        self._reach.close()
 
     def _relay(self) -> None:
         membership = self._source.latest()
@@ -191,6 +203,7 @@ class Pod:
                 workers=self._num_workers,
                 membership=self._relayed,
                 leaving=self._leave.deadline is not None,
+                suspects=self._reach.suspects,
                 failure=self._failure,
                 given_up=self._given_up,
             ),

@@ -1,7 +1,8 @@
 """Composes the report of a pod and decides when to send it.
 
 `compose` and the decisions are pure; `Publisher` is the only part with state, `ReportFile` the
-only one that writes. The pod calls `Publisher.publish` in every turn.
+only one that writes (on Kubernetes report_object.py takes its place). The pod calls
+`Publisher.publish` in every turn.
 """
 
 import logging
@@ -48,6 +49,8 @@ class AgentFacts:
     workers: int
     membership: Membership | None = None
     leaving: bool = False
+    suspects: tuple[str, ...] = ()
+    """Pods that do not answer the agent."""
     failure: Failure | None = None
     """The newest failure of a worker, also when others run by now."""
     given_up: bool = False
@@ -72,7 +75,7 @@ def compose(statuses: Sequence[WorkerStatus], facts: AgentFacts, *, now: datetim
         workers=facts.workers,
         round=number,
         leaving=facts.leaving,
-        suspects=_suspects(present, number, facts.pod),
+        suspects=_suspects(present, number, facts),
         probe=facts.membership.probe if facts.membership else 0,
         failure=facts.failure or next((s.failure for s in present if s.failure), None),
         finished=len(present) == facts.workers and all(status.finished for status in present),
@@ -121,6 +124,9 @@ class ReportSink(Protocol):
     def send(self, report: Report) -> None:
         """Replace this pod's report. Raises OSError when that is impossible now."""
 
+    def settled(self, *, within_seconds: float) -> bool:
+        """Whether what was sent last is where it belongs; waits for that for a while."""
+
 
 class ReportFile:
     """A report in a file, replaced by rename."""
@@ -134,6 +140,11 @@ class ReportFile:
     def send(self, report: Report) -> None:
         """See ReportSink."""
         put(self._path, TrainingReport(spec=report))
+
+    def settled(self, *, within_seconds: float) -> bool:
+        """See ReportSink."""
+        del within_seconds
+        return True
 
 
 class Publisher:
@@ -181,9 +192,9 @@ def _phase(present: Sequence[WorkerStatus], facts: AgentFacts) -> PodPhase:
     return next(phase for phase in _LEADING_PHASES if phase in phases)
 
 
-def _suspects(present: Sequence[WorkerStatus], number: int, pod: str) -> tuple[str, ...]:
+def _suspects(present: Sequence[WorkerStatus], number: int, facts: AgentFacts) -> tuple[str, ...]:
     names = {name for status in present if status.round == number for name in status.suspects}
-    return tuple(sorted(names - {pod}))[:_MAX_SUSPECTS]
+    return tuple(sorted(names.union(facts.suspects) - {facts.pod}))[:_MAX_SUSPECTS]
 
 
 def _news(report: Report) -> Report:

@@ -11,8 +11,21 @@ from concertina_api.errors import InvalidJob
 from concertina_api.manifest import parse_job
 from concertina_api.v1alpha1 import AdaptiveTrainingJob
 from concertina_api.v1alpha1.base import Host, Name, Token
+from concertina_trainer.agent.api_server import Access
 
 DEFAULT_GRACE_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """Membership and report as files, in the folder of `concertina run`."""
+
+    membership: Path
+    report: Path
+
+
+Channel = Files | Access
+"""Where the membership is read and the report written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +33,11 @@ class Settings:
     """The environment of an agent; names of the variables are in `settings_from`."""
 
     job: AdaptiveTrainingJob
+    manifest: Path
+    """Where workers find the job."""
     pod: str
     uid: str
-    membership: Path
-    report: Path
+    channel: Channel
     host: str
     metrics_port: int
     """0 when no metrics are served."""
@@ -40,32 +54,47 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
     """Settings of an agent. Raises InvalidJob with one line per mistake.
 
     The mailbox is pods/<pod>/mailbox in the run's folder, unless CONCERTINA_MAILBOX names another.
+    On Kubernetes CONCERTINA_SPEC holds the job itself, which is written beside the mailbox.
     """
     reader = _Reader(environment)
     pod = reader.checked("CONCERTINA_POD", TypeAdapter(Name))
     uid = reader.checked("CONCERTINA_UID", TypeAdapter(Token))
-    host = reader.checked("CONCERTINA_HOST", TypeAdapter(Host), default="127.0.0.1")
-    job = reader.path("CONCERTINA_JOB")
-    membership = reader.path("CONCERTINA_MEMBERSHIP")
-    report = reader.path("CONCERTINA_REPORT")
+    in_cluster = is_in_cluster(environment)
+    here = None if in_cluster else "127.0.0.1"
+    host = reader.checked("CONCERTINA_HOST", TypeAdapter(Host), default=here)
+    channel = _channel(reader, in_cluster=in_cluster)
+    manifest = None if in_cluster else reader.path("CONCERTINA_JOB")
     run_dir = reader.path("CONCERTINA_RUN_DIR")
     mailbox = environment.get("CONCERTINA_MAILBOX") or run_dir / "pods" / pod / "mailbox"
     metrics_port = reader.number("CONCERTINA_METRICS_PORT", default=0, maximum=65535)
     grace = reader.number("CONCERTINA_GRACE_SECONDS", default=DEFAULT_GRACE_SECONDS, maximum=10**6)
-    if reader.mistakes:
-        lines = "\n".join(f"  {mistake}" for mistake in reader.mistakes)
-        raise InvalidJob(f"the agent's environment is not valid:\n{lines}")
+    reader.refuse_mistakes()
+    if manifest is None:
+        manifest = _write_manifest(environment["CONCERTINA_SPEC"], Path(mailbox).parent)
     return Settings(
-        job=load_job(job),
+        job=load_job(manifest),
+        manifest=manifest.absolute(),
         pod=pod,
         uid=uid,
-        membership=membership,
-        report=report,
+        channel=channel,
         host=host,
         metrics_port=int(metrics_port),
         mailbox=Path(mailbox).absolute(),
         grace_seconds=grace,
     )
+
+
+def channel_from(environment: Mapping[str, str]) -> Channel:
+    """Where membership and report are. Raises InvalidJob when the environment does not say."""
+    reader = _Reader(environment)
+    channel = _channel(reader, in_cluster=is_in_cluster(environment))
+    reader.refuse_mistakes()
+    return channel
+
+
+def is_in_cluster(environment: Mapping[str, str]) -> bool:
+    """Whether the agent stands in a pod on Kubernetes rather than for a pod of `concertina run`."""
+    return "CONCERTINA_SPEC" in environment
 
 
 def load_job(path: Path) -> AdaptiveTrainingJob:
@@ -77,12 +106,45 @@ def load_job(path: Path) -> AdaptiveTrainingJob:
     return parse_job(document, source=str(path))
 
 
+def _channel(reader: "_Reader", *, in_cluster: bool) -> Channel:
+    if not in_cluster:
+        return Files(
+            membership=reader.path("CONCERTINA_MEMBERSHIP"), report=reader.path("CONCERTINA_REPORT")
+        )
+    return Access(
+        host=reader.checked("KUBERNETES_SERVICE_HOST", TypeAdapter(Host)),
+        port=int(reader.number("KUBERNETES_SERVICE_PORT", default=443, maximum=65535)),
+        namespace=reader.checked("CONCERTINA_NAMESPACE", TypeAdapter(Name)),
+        credentials=reader.path("CONCERTINA_TOKEN"),
+    )
+
+
+def _write_manifest(document: str, folder: Path) -> Path:
+    """The job for workers to read; what a newer operator has added to it is left out."""
+    try:
+        job = AdaptiveTrainingJob.model_validate_json(document)
+    except ValidationError as error:
+        raise InvalidJob(f"CONCERTINA_SPEC is not an AdaptiveTrainingJob: {error}") from error
+    path = folder / "job.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(job.model_dump_json(by_alias=True, exclude={"status"}))
+    except OSError as error:
+        raise InvalidJob(f"CONCERTINA_RUN_DIR: cannot write the job to {path}: {error}") from error
+    return path
+
+
 class _Reader:
     """Reads variables and collects what is wrong with them."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self.mistakes: list[str] = []
+
+    def refuse_mistakes(self) -> None:
+        if self.mistakes:
+            lines = "\n".join(f"  {mistake}" for mistake in self.mistakes)
+            raise InvalidJob(f"the agent's environment is not valid:\n{lines}")
 
     def checked(self, name: str, kind: TypeAdapter[str], *, default: str | None = None) -> str:
         value = self._environment.get(name) or default

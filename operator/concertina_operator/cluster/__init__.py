@@ -1,0 +1,1 @@
+"""The shell on Kubernetes: carries out the same plan as `concertina run`, on pods."""

@@ -1,0 +1,103 @@
+"""Posts what was decided and refused as events of the job, each once in a while.
+
+Called by the reconcile. The name of an event is a hash of what it says and of the ten minutes in
+which it is said, so a repetition is a name that exists: by this process, by the leader before it,
+or by another one. Nothing waits for events; what cannot be posted is logged and lost.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from concertina_operator.actions import Event
+from concertina_operator.cluster import paths
+from concertina_operator.cluster.client import Api, ApiError, Conflict
+from concertina_operator.cluster.store import key_of
+
+REPORTER: Final = "concertina.dev/operator"
+WINDOW_SECONDS: Final = 600
+_LONGEST_NOTE: Final = 1000
+_REMEMBERED: Final = 10_000
+_MAX_WAITING: Final = 10_000
+
+_log = logging.getLogger(__name__)
+
+
+class Events:
+    """Events on their way to the API server."""
+
+    def __init__(self, api: Api, *, instance: str) -> None:
+        """`instance` names this process in the events."""
+        self._api = api
+        self._instance = instance
+        self._posted: OrderedDict[str, None] = OrderedDict()
+        self._waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MAX_WAITING)
+
+    def tell(
+        self, job: Mapping[str, Any], events: Iterable[Event], *, now: datetime
+    ) -> tuple[Event, ...]:
+        """Posts the events soon, unless they were posted before; those that are new."""
+        news = []
+        for event in events:
+            document = event_document(job, event, instance=self._instance, now=now)
+            name = f"{job['metadata']['namespace']}/{document['metadata']['name']}"
+            if name in self._posted or self._waiting.full():
+                continue
+            self._posted[name] = None
+            if len(self._posted) > _REMEMBERED:
+                self._posted.popitem(last=False)
+            self._waiting.put_nowait(document)
+            news.append(event)
+        return tuple(news)
+
+    async def run(self) -> None:
+        """Posts for ever."""
+        while True:
+            document = await self._waiting.get()
+            try:
+                path = paths.events(document["metadata"]["namespace"])
+                await self._api.call("POST", path, body=document)
+            except Conflict:
+                pass  # somebody has said so already
+            except ApiError as error:
+                _log.info("event %s lost: %s", document["reason"], error)
+            finally:
+                self._waiting.task_done()
+
+    async def flush(self) -> None:
+        """Waits until everything is posted."""
+        await self._waiting.join()
+
+
+def event_document(
+    job: Mapping[str, Any], event: Event, *, instance: str, now: datetime
+) -> dict[str, Any]:
+    """The API object of an event."""
+    key, uid = key_of(job), job["metadata"]["uid"]
+    note = event.message[:_LONGEST_NOTE]
+    window = int(now.timestamp()) // WINDOW_SECONDS
+    said = "\0".join((uid, event.type, event.reason, note, str(window)))
+    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{key.name}.{digest}", "namespace": key.namespace},
+        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "reportingController": REPORTER,
+        "reportingInstance": instance[:128],
+        "action": "Plan",
+        "type": event.type.value,
+        "reason": event.reason,
+        "note": note,
+        "regarding": {
+            "apiVersion": job["apiVersion"],
+            "kind": job["kind"],
+            "namespace": key.namespace,
+            "name": key.name,
+            "uid": uid,
+        },
+    }

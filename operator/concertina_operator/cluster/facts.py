@@ -1,0 +1,225 @@
+"""Turns API objects into the facts that a plan is computed from.
+
+The reflectors keep the small values of this module (OwnedPod, HeardReport, StoredMembership)
+instead of whole objects; `observed` puts them together for one job, `observed_from` does the same
+from whole objects. Reports are written by programs of the user: one that is malformed or huge is
+refused in words, and the last good one of the same pod stands. Pure: no I/O, no clock.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from concertina_api.errors import InvalidJob
+from concertina_api.v1alpha1 import (
+    AdaptiveTrainingJob,
+    ConditionType,
+    JobStatus,
+    Membership,
+    Report,
+    TrainingMembership,
+    TrainingReport,
+)
+from concertina_operator.cluster.pod import JOB_LABEL, TRAINER_ANNOTATION
+from concertina_operator.cluster.store import Key
+from concertina_operator.cluster.template import trainer_container_name
+from concertina_operator.observed import Observed, Phase, PodFacts
+
+MAX_REPORT_BYTES: Final = 16 * 1024
+_QUIET_WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
+"""What a container that starts as it should waits for."""
+_CONDITIONS: Final = frozenset(ConditionType)
+_PHASES: Final = frozenset(Phase)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnedPod:
+    """A pod with the job that it says it belongs to."""
+
+    job: Key
+    owner: str
+    """uid of its controller, which alone decides whose it is."""
+    facts: PodFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeardReport:
+    """The newest valid report of a pod, and why a newer one was refused."""
+
+    report: Report | None
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMembership:
+    """A membership with what is needed to replace it."""
+
+    owner: str
+    version: str
+    """resourceVersion."""
+    membership: Membership | None
+    """None when it cannot be understood; it will be written anew."""
+
+
+def observed(
+    job: AdaptiveTrainingJob,
+    *,
+    membership: StoredMembership | None,
+    pods: Iterable[OwnedPod],
+    reports: Iterable[HeardReport],
+) -> Observed:
+    """What is known of a job; objects of other owners are left out."""
+    uid = job.metadata.uid
+    is_ours = membership is not None and membership.owner == uid
+    return Observed(
+        job=job,
+        membership=membership.membership if membership is not None and is_ours else None,
+        reports={heard.report.pod: heard.report for heard in reports if heard.report is not None},
+        pods=tuple(
+            sorted((pod.facts for pod in pods if pod.owner == uid), key=lambda facts: facts.name)
+        ),
+    )
+
+
+def observed_from(
+    job: Mapping[str, Any],
+    *,
+    membership: Mapping[str, Any] | None,
+    pods: Iterable[Mapping[str, Any]],
+    reports: Iterable[Mapping[str, Any]],
+) -> Observed:
+    """The same from whole objects. Raises InvalidJob when the job's spec is."""
+    return observed(
+        read_job(job),
+        membership=read_membership(membership) if membership is not None else None,
+        pods=[read_pod(pod) for pod in pods],
+        reports=[read_report(report) for report in reports],
+    )
+
+
+def read_job(document: Mapping[str, Any]) -> AdaptiveTrainingJob:
+    """The job. Raises InvalidJob with one line per mistake.
+
+    What this operator does not understand of the status, which a newer one wrote, is left out.
+    """
+    try:
+        return AdaptiveTrainingJob.model_validate({**document, "status": read_status(document)})
+    except ValidationError as error:
+        raise InvalidJob("\n".join(_mistakes(error))) from error
+
+
+def read_status(document: Mapping[str, Any]) -> JobStatus:
+    """The status of a job as far as this operator understands it."""
+    status = dict(document.get("status") or {})
+    known = (entry for entry in status.get("conditions", ()) if entry.get("type") in _CONDITIONS)
+    status["conditions"] = tuple(known)
+    try:
+        return JobStatus.model_validate(status)
+    except ValidationError as error:
+        strange = {mistake["loc"][0] for mistake in error.errors(include_url=False)}
+        return JobStatus.model_validate(
+            {name: value for name, value in status.items() if name not in strange}
+        )
+
+
+def read_pod(document: Mapping[str, Any], _: OwnedPod | None = None) -> OwnedPod:
+    """The pod's facts, and whose it is."""
+    metadata, status = document["metadata"], document.get("status") or {}
+    trainer = _trainer_status(document)
+    ended = trainer.get("state", {}).get("terminated")
+    phase = status.get("phase", "Pending")
+    return OwnedPod(
+        job=Key(metadata["namespace"], metadata.get("labels", {}).get(JOB_LABEL, "")),
+        owner=owner_of(document),
+        facts=PodFacts(
+            name=metadata["name"],
+            uid=metadata["uid"],
+            created=datetime.fromisoformat(metadata["creationTimestamp"]),
+            phase=Phase(phase) if phase in _PHASES else Phase.UNKNOWN,
+            ready=any(
+                entry.get("type") == "Ready" and entry.get("status") == "True"
+                for entry in status.get("conditions") or ()
+            ),
+            deleting="deletionTimestamp" in metadata,
+            exit_code=int(ended.get("exitCode", -1)) if ended is not None else None,
+            message="; ".join(_hindrances(document)),
+        ),
+    )
+
+
+def read_report(document: Mapping[str, Any], last: HeardReport | None = None) -> HeardReport:
+    """The report, or the pod's last good one with the reason why this one is refused."""
+    name = document["metadata"]["name"]
+    kept = last.report if last is not None else None
+    spec = document.get("spec")
+    size = len(json.dumps(spec))
+    if size > MAX_REPORT_BYTES:
+        refusal = f"report of {name}: {size} bytes > {MAX_REPORT_BYTES}"
+        return HeardReport(report=kept, refusal=refusal)
+    try:
+        report = TrainingReport.model_validate({"spec": spec}).spec
+    except ValidationError as error:
+        return HeardReport(report=kept, refusal=f"report of {name}: {next(_mistakes(error))}")
+    if report.pod != name:
+        refusal = f"report of {name}: it is about the pod {report.pod}"
+        return HeardReport(report=kept, refusal=refusal)
+    return HeardReport(report=report)
+
+
+def read_membership(
+    document: Mapping[str, Any], _: StoredMembership | None = None
+) -> StoredMembership:
+    """The membership, and whose it is."""
+    try:
+        membership = TrainingMembership.model_validate({"spec": document.get("spec")}).spec
+    except ValidationError:
+        membership = None
+    return StoredMembership(
+        owner=owner_of(document),
+        version=document["metadata"]["resourceVersion"],
+        membership=membership,
+    )
+
+
+def owner_of(document: Mapping[str, Any]) -> str:
+    """uid of the controller of an object; empty when it has none."""
+    owners = document["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), "")
+
+
+def _trainer_status(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Status of the container that trains: sidecars end neither the pod nor the training."""
+    annotations = document["metadata"].get("annotations") or {}
+    name = annotations.get(TRAINER_ANNOTATION) or trainer_container_name(document["spec"])
+    statuses = (document.get("status") or {}).get("containerStatuses") or ()
+    return next((entry for entry in statuses if entry.get("name") == name), {})
+
+
+def _hindrances(document: Mapping[str, Any]) -> Iterator[str]:
+    """Why the pod does not run, in the server's words."""
+    name, status = document["metadata"]["name"], document.get("status") or {}
+    if status.get("phase") in ("Running", "Succeeded"):
+        return
+    if status.get("message"):
+        yield f"{name}: {status['message']}"
+    for entry in status.get("conditions") or ():
+        if entry.get("type") == "PodScheduled" and entry.get("status") == "False":
+            yield f"{name}: {entry.get('message') or entry.get('reason', '')}"
+    for field in ("initContainerStatuses", "containerStatuses"):
+        for entry in status.get(field) or ():
+            waiting = (entry.get("state") or {}).get("waiting") or {}
+            if waiting.get("reason", "") not in _QUIET_WAITS:
+                told = waiting.get("message") or waiting["reason"]
+                yield f"{name}: container {entry['name']}: {told}"
+
+
+def _mistakes(error: ValidationError) -> Iterator[str]:
+    for mistake in error.errors(include_url=False):
+        place = ".".join(str(part) for part in mistake["loc"]) or "document"
+        shown = repr(mistake["input"])
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        yield f"{place}: {mistake['msg']}, got {shown}"

@@ -1,0 +1,145 @@
+"""Everything that a plain installation consists of, as objects for the API server.
+
+Called by `concertina install` and `uninstall`. Pure: no I/O, no clock. What trainers rely on (the
+resource definitions, their rights and the policy on reports) is apart from what the operator runs
+on: jobs train on when only the latter is taken away.
+"""
+
+from typing import Any, Final
+
+from concertina_operator.cluster.crd import custom_resource_definitions
+from concertina_operator.cluster.rights import (
+    OPERATOR,
+    operator_rights,
+    report_policy,
+    trainer_rights,
+)
+
+NAMESPACE: Final = "concertina-system"
+NUM_REPLICAS: Final = 2
+GRACE_SECONDS: Final = 30
+HEALTH_PORT: Final = 8080
+
+_USER: Final = 65532
+"""An account that no image gives rights to."""
+
+
+def install_objects(
+    *, image: str, namespace: str = NAMESPACE, jobs_in: str | None = None
+) -> list[dict[str, Any]]:
+    """All objects in the order to apply them.
+
+    `namespace` is where the operator runs; it serves the jobs of `jobs_in`, or of all namespaces.
+    A namespace that has jobs in it is left as it is: it must exist, and is not among the objects.
+    """
+    return [
+        *([_namespace(namespace)] if namespace != jobs_in else []),
+        *trainer_objects(jobs_in=jobs_in),
+        *operator_objects(image=image, namespace=namespace, jobs_in=jobs_in),
+    ]
+
+
+def trainer_objects(*, jobs_in: str | None = None) -> list[dict[str, Any]]:
+    """What jobs and their pods need: they outlast an operator that is taken away."""
+    return [*custom_resource_definitions(), *trainer_rights(jobs_in=jobs_in), *report_policy()]
+
+
+def operator_objects(
+    *, image: str, namespace: str = NAMESPACE, jobs_in: str | None = None
+) -> list[dict[str, Any]]:
+    """What the operator needs, and the operator itself at the end."""
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": _metadata(namespace),
+            "automountServiceAccountToken": False,
+        },
+        *operator_rights(namespace=namespace, jobs_in=jobs_in),
+        {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": _metadata(namespace),
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": _labels()}},
+        },
+        _deployment(image=image, namespace=namespace, jobs_in=jobs_in),
+    ]
+
+
+def _namespace(name: str) -> dict[str, Any]:
+    level = {"pod-security.kubernetes.io/enforce": "restricted"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": name, "labels": level | _labels()},
+    }
+
+
+def _deployment(*, image: str, namespace: str, jobs_in: str | None) -> dict[str, Any]:
+    """Two replicas, of which one leads, on two machines if there are two."""
+    spread = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": _labels()},
+    }
+    pod = {
+        "serviceAccountName": OPERATOR,
+        "automountServiceAccountToken": True,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "topologySpreadConstraints": [spread],
+        "containers": [_container(image=image, jobs_in=jobs_in)],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": _metadata(namespace),
+        "spec": {
+            "replicas": NUM_REPLICAS,
+            "selector": {"matchLabels": _labels()},
+            "template": {"metadata": {"labels": _labels()}, "spec": pod},
+        },
+    }
+
+
+def _container(*, image: str, jobs_in: str | None) -> dict[str, Any]:
+    return {
+        "name": "operator",
+        "image": image,
+        "command": ["python3", "-m", "concertina_operator.cluster"],
+        "args": ["--port", str(HEALTH_PORT), *(["--namespace", jobs_in] if jobs_in else [])],
+        "ports": [{"name": "health", "containerPort": HEALTH_PORT}],
+        "livenessProbe": _probe("/healthz", period_seconds=10),
+        "readinessProbe": _probe("/readyz", period_seconds=5),
+        "resources": {
+            "requests": {"cpu": "100m", "memory": "128Mi"},
+            "limits": {"memory": "512Mi"},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+    }
+
+
+def _probe(path: str, *, period_seconds: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": "health"},
+        "periodSeconds": period_seconds,
+        "timeoutSeconds": 5,
+    }
+
+
+def _metadata(namespace: str) -> dict[str, Any]:
+    return {"name": OPERATOR, "namespace": namespace, "labels": _labels()}
+
+
+def _labels() -> dict[str, str]:
+    return {"app.kubernetes.io/name": OPERATOR}

@@ -1,0 +1,106 @@
+"""What the operator has seen of all jobs, and which job each change concerns.
+
+The reflectors (pods, memberships, reports) and kopf (jobs) put in what they hear; each change only
+puts the key of its job into the queue. `observe` gives the facts of one job to the reconcile.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from concertina_api.v1alpha1 import AdaptiveTrainingJob
+from concertina_operator.cluster.facts import HeardReport, OwnedPod, StoredMembership, observed
+from concertina_operator.cluster.queue import Queue
+from concertina_operator.cluster.refusals import Refusal
+from concertina_operator.cluster.store import Key, Store, key_of, version_of
+from concertina_operator.observed import Observed
+
+DELETED: Final = "DELETED"
+
+
+class Watched:
+    """Everything that is known, by kind."""
+
+    def __init__(self, queue: Queue[Key]) -> None:
+        self.jobs: Store[Mapping[str, Any]] = Store()
+        self.pods: Store[OwnedPod] = Store()
+        self.memberships: Store[StoredMembership] = Store()
+        self.reports: Store[HeardReport] = Store()
+        self.queue = queue
+        self._pods_of: defaultdict[Key, set[Key]] = defaultdict(set)
+
+    def observe(self, job: AdaptiveTrainingJob, *, refused: Iterable[Refusal]) -> Observed:
+        """The facts of one job; pods that the server refused are Pending."""
+        key = Key(job.metadata.namespace, job.metadata.name)
+        names = self._pods_of.get(key, set())
+        pods = [pod for name in names if (pod := self.pods.get(name)) is not None]
+        there = {pod.facts.name for pod in pods if pod.owner == job.metadata.uid}
+        imagined = [
+            OwnedPod(job=key, owner=job.metadata.uid, facts=refusal.as_pod())
+            for refusal in refused
+            if refusal.name not in there
+        ]
+        return observed(
+            job,
+            membership=self.memberships.get(key),
+            pods=[*pods, *imagined],
+            reports=self.reports_of(key),
+        )
+
+    def reports_of(self, job: Key) -> tuple[HeardReport, ...]:
+        """What was heard of a job's pods: a report belongs to the pod that it is named after."""
+        names = sorted(self._pods_of.get(job, ()))
+        return tuple(heard for name in names if (heard := self.reports.get(name)) is not None)
+
+    def job_event(self, kind: str | None, document: Mapping[str, Any]) -> None:
+        """Takes what a watch of the jobs tells; what changes only the status queues nothing."""
+        if kind == DELETED:
+            self.job_gone(key_of(document))
+        else:
+            self.job_there(document)
+
+    def job_there(self, document: Mapping[str, Any]) -> None:
+        """Takes a job from a list or a watch."""
+        key = key_of(document)
+        last = self.jobs.get(key)
+        is_news = self.jobs.put(key, document, version=version_of(document))
+        if is_news and (last is None or _asked(last) != _asked(document)):
+            self.queue.add(key)
+
+    def job_answer(self, document: Mapping[str, Any]) -> None:
+        """Takes a job from the answer to an own call, unless it was deleted meanwhile."""
+        key = key_of(document)
+        if self.jobs.get(key) is not None:
+            self.jobs.put(key, document, version=version_of(document))
+
+    def job_gone(self, key: Key) -> None:
+        """The job is deleted."""
+        if self.jobs.remove(key) is not None:
+            self.queue.add(key)
+
+    def pod_changed(self, key: Key, pod: OwnedPod) -> None:
+        """Told by the reflector."""
+        if self.pods.get(key) is None:
+            names = self._pods_of[pod.job]
+            names.discard(key)
+            if not names:
+                del self._pods_of[pod.job]
+        else:
+            self._pods_of[pod.job].add(key)
+        self.queue.add(pod.job)
+
+    def membership_changed(self, key: Key, _: StoredMembership) -> None:
+        """Told by the reflector; a membership is named like its job."""
+        self.queue.add(key)
+
+    def report_changed(self, key: Key, _: HeardReport) -> None:
+        """Told by the reflector; a report is named like its pod."""
+        pod = self.pods.get(key)
+        if pod is not None:
+            self.queue.add(pod.job)
+
+
+def _asked(document: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What is asked of a job: everything but its status."""
+    metadata = document["metadata"]
+    return metadata["uid"], metadata.get("generation"), metadata.get("deletionTimestamp")

@@ -1,0 +1,245 @@
+"""One reconcile: look at one job, plan, store the status, act.
+
+Called by the workers (workers.py) with a key from the queue; what to do is decided in plan.py, here
+it is done. In order:
+
+1. The job as it was last seen, and what is known of its pods, membership and reports.
+2. `plan(observed, now)`, with what only this shell can say (claims.py).
+3. The job is confirmed live: by the status patch, which carries the resourceVersion that was
+   planned from, else by a read. A job that has changed meanwhile is planned anew.
+4. Actions. Their effects are seen by the next reconcile.
+
+A reconcile that finds nothing to do asks the API server nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from concertina_api.errors import InvalidJob
+from concertina_api.v1alpha1 import ConditionType, Scaling
+from concertina_operator.actions import Action, CreatePod, Event, EventType, Plan
+from concertina_operator.cluster import paths
+from concertina_operator.cluster.apply import Hands, Target
+from concertina_operator.cluster.claims import (
+    Verdict,
+    claims,
+    is_managed_here,
+    news,
+    refusals_told,
+    time_to_expiry,
+    warnings,
+    with_retries,
+    without_creations,
+    without_membership,
+)
+from concertina_operator.cluster.client import MERGE_PATCH, Api, Conflict, NotFound
+from concertina_operator.cluster.dry_run import DryRuns
+from concertina_operator.cluster.events import Events
+from concertina_operator.cluster.facts import read_job, read_status
+from concertina_operator.cluster.metrics import Metrics
+from concertina_operator.cluster.observe import Watched
+from concertina_operator.cluster.pod import JOB_LABEL
+from concertina_operator.cluster.refusals import Refusals, time_to_next
+from concertina_operator.cluster.store import Key, key_of
+from concertina_operator.cluster.stored_status import status_patch, time_until_worth_it
+from concertina_operator.conditions import Claim, conditions
+from concertina_operator.plan import plan
+
+AT_ONCE: Final = timedelta(0)
+_AFTER_ACTIONS: Final = timedelta(seconds=1)
+"""Effects are seen by a watch sooner than that; what was refused is not."""
+
+
+class Reconciler:
+    """Reconciles any job; remembers nothing that a new leader could not find out."""
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        watched: Watched,
+        hands: Hands,
+        refusals: Refusals,
+        events: Events,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._api = api
+        self._watched = watched
+        self._hands = hands
+        self._refusals = refusals
+        self._dry_runs = DryRuns(api)
+        self._events = events
+        self._metrics = metrics
+        self._clock = clock
+        self._uids: dict[Key, str] = {}
+
+    async def reconcile(self, key: Key) -> timedelta | None:
+        """Brings one job a step on; the time after which to look again without any news.
+
+        Raises ApiError when the API server could not be asked or refused; then try again.
+        """
+        document = self._watched.jobs.get(key)
+        self._forget_others(key, document)
+        if document is None or "deletionTimestamp" in document["metadata"]:
+            return None  # its objects go with it: the API server collects them
+        if not is_managed_here(document):
+            return None
+        try:
+            job = read_job(document)
+        except InvalidJob as error:
+            return await self._refuse(document, str(error))
+        if job.spec.scaling.mode is Scaling.OFF:
+            return None
+        now = self._clock()
+        expiry = time_to_expiry(job.spec, job.status, now=now)
+        if expiry is not None and expiry <= AT_ONCE:
+            await self._delete(document)
+            return None
+        membership = self._watched.memberships.get(key)
+        target = Target(job=job, document=document, membership=membership)
+        decided = await self._decided(target, now=now)
+        wait = await self._carried_out(decided, target=target, now=now)
+        retry = time_to_next(self._refusals.of(target.uid), now=now)
+        waits = (wait, decided.requeue_after, expiry, retry)
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    async def _decided(self, target: Target, *, now: datetime) -> Plan:
+        """The plan, as this shell may carry it out."""
+        job, key = target.job, Key(target.namespace, target.job.metadata.name)
+        refused = self._refusals.of(target.uid)
+        decided = plan(self._watched.observe(job, refused=refused), now)
+        decided = with_retries(decided, refused, now=now)
+        verdict = await self._verdict(target, decided.actions)
+        if verdict is not None and not verdict.is_valid:
+            decided = without_creations(decided)
+        taken = [f"pod {refusal.name}: {refusal.words}" for refusal in refused if refusal.is_taken]
+        if target.membership is not None and target.membership.owner != target.uid:
+            decided = without_membership(decided)
+            taken.append(f"TrainingMembership {key.name} belongs to somebody else")
+        claimed = tuple(claims(job.spec, before=job.status, verdict=verdict, taken=taken))
+        status = decided.status.model_copy(
+            update={
+                "selector": f"{JOB_LABEL}={job.metadata.name}",
+                "conditions": conditions(
+                    decided.status.conditions,
+                    claimed,
+                    generation=job.metadata.generation,
+                    now=now,
+                ),
+            }
+        )
+        events = (
+            *decided.events,
+            *warnings(job.status, claimed),
+            *refusals_told(refused, self._watched.reports_of(key)),
+        )
+        return replace(decided, status=status, events=events)
+
+    async def _carried_out(
+        self, decided: Plan, *, target: Target, now: datetime
+    ) -> timedelta | None:
+        """Stores the status, then acts; the time after which to look whether that went well."""
+        before, after = target.job.status, decided.status
+        patch = status_patch(before, after)
+        wait = time_until_worth_it(patch, before=before, after=after, job_uid=target.uid, now=now)
+        is_written = wait is not None and (wait <= AT_ONCE or bool(decided.actions))
+        if is_written or decided.actions:
+            if not await self._confirmed(target.document, patch if is_written else {}):
+                return AT_ONCE
+            await self._hands.apply(decided.actions, target=target)
+            wait = _AFTER_ACTIONS if decided.actions else None
+        refused = {refusal.name for refusal in self._refusals.of(target.uid)}
+        self._tell(target.document, news(decided, refused=refused), now=now)
+        return wait
+
+    async def _verdict(self, target: Target, actions: tuple[Action, ...]) -> Verdict | None:
+        """What is known of the template, once pods are to be made of it."""
+        first = next((action for action in actions if isinstance(action, CreatePod)), None)
+        if first is None:
+            return None
+        return await self._dry_runs.verdict(target.job, target.document, name=first.name)
+
+    async def _confirmed(self, document: Mapping[str, Any], patch: Mapping[str, Any]) -> bool:
+        """Patches the status, and whether the job is live as it was planned from."""
+        key, metadata = key_of(document), document["metadata"]
+        version = metadata["resourceVersion"]
+        if patch:
+            body = {
+                "metadata": {"uid": metadata["uid"], "resourceVersion": version},
+                "status": patch,
+            }
+            try:
+                live = await self._api.call(
+                    "PATCH", paths.job_status(*key), body=body, content_type=MERGE_PATCH
+                )
+            except (Conflict, NotFound):
+                pass
+            else:
+                self._watched.job_answer(live)
+                return True
+        try:
+            live = await self._api.call("GET", paths.jobs(*key))
+        except NotFound:
+            self._watched.job_gone(key)
+            return False
+        self._watched.job_answer(live)
+        return not patch and live["metadata"]["resourceVersion"] == version
+
+    async def _delete(self, document: Mapping[str, Any]) -> None:
+        """Deletes a job that is over for ttlSecondsAfterFinished, unless it has changed."""
+        metadata = document["metadata"]
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {
+                "uid": metadata["uid"],
+                "resourceVersion": metadata["resourceVersion"],
+            },
+        }
+        try:
+            await self._api.call("DELETE", paths.jobs(*key_of(document)), body=options)
+        except NotFound:
+            self._watched.job_gone(key_of(document))
+
+    async def _refuse(self, document: Mapping[str, Any], message: str) -> timedelta | None:
+        """Says that the job's spec breaks a rule that the API server does not know."""
+        now, before = self._clock(), read_status(document)
+        claim = Claim(type=ConditionType.READY, holds=False, reason="InvalidJob", message=message)
+        generation = document["metadata"]["generation"]
+        after = before.model_copy(
+            update={
+                "observed_generation": generation,
+                "state": "Invalid",
+                "conditions": conditions(
+                    before.conditions, (claim,), generation=generation, now=now
+                ),
+            }
+        )
+        patch = status_patch(before, after)
+        if patch and not await self._confirmed(document, patch):
+            return AT_ONCE
+        event = Event(type=EventType.WARNING, reason="InvalidJob", message=message)
+        self._tell(document, (event,), now=now)
+        return None
+
+    def _tell(
+        self, document: Mapping[str, Any], events: tuple[Event, ...], *, now: datetime
+    ) -> None:
+        for event in self._events.tell(document, events, now=now):
+            if event.reason == "ReportRefused":
+                self._metrics.reports_refused.inc()
+
+    def _forget_others(self, key: Key, document: Mapping[str, Any] | None) -> None:
+        """Drops what is remembered of a job that had this name before."""
+        uid = document["metadata"]["uid"] if document is not None else None
+        last = self._uids.get(key)
+        if last is not None and last != uid:
+            self._hands.forget(key, uid=last)
+            self._dry_runs.forget(last)
+            del self._uids[key]
+        if uid is not None:
+            self._uids[key] = uid

@@ -1,0 +1,155 @@
+"""The operator on one API server: everything that a leader runs, put together.
+
+Used by serve.py once the lease is held. Reflectors and kopf fill `Watched` and the queue, workers
+reconcile what the queue gives them.
+
+    kopf (jobs) ----------------------+
+    reflectors (pods, memberships, +--> Watched --> Queue --> Workers --> Reconciler --> Hands
+                reports)           |                                         |             |
+                                   +------ answers to own writes ------------+-------------+
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from concertina_operator.cluster import paths
+from concertina_operator.cluster.apply import Hands
+from concertina_operator.cluster.bindings import TrainerBindings
+from concertina_operator.cluster.client import Api, ApiError
+from concertina_operator.cluster.events import Events
+from concertina_operator.cluster.facts import read_membership, read_pod, read_report
+from concertina_operator.cluster.jobs import list_jobs, resync_jobs, watch_jobs
+from concertina_operator.cluster.metrics import Metrics
+from concertina_operator.cluster.observe import Watched
+from concertina_operator.cluster.pod import JOB_LABEL
+from concertina_operator.cluster.queue import Queue
+from concertina_operator.cluster.rate import Rate
+from concertina_operator.cluster.reconcile import Reconciler
+from concertina_operator.cluster.reflector import Reflector
+from concertina_operator.cluster.refusals import Refusals
+from concertina_operator.cluster.store import Key
+from concertina_operator.cluster.workers import Workers
+
+NUM_WORKERS: Final = 16
+PODS_PER_SECOND: Final = 400.0
+_BURST: Final = 400
+_RETRY_SECONDS: Final = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Shell:
+    """One leader's work. Use each instance once, within one event loop."""
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        namespace: str | None,
+        instance: str,
+        metrics: Metrics,
+        num_workers: int = NUM_WORKERS,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        """`namespace` None serves all of them; `instance` names this process in events."""
+        self._api = api
+        self._namespace = namespace
+        self.queue: Queue[Key] = Queue()
+        self.watched = watched = Watched(self.queue)
+        pods = Reflector(
+            api,
+            paths.pods(namespace),
+            watched.pods,
+            read=read_pod,
+            on_change=watched.pod_changed,
+            params={"labelSelector": JOB_LABEL},
+        )
+        memberships = Reflector(
+            api,
+            paths.memberships(namespace),
+            watched.memberships,
+            read=read_membership,
+            on_change=watched.membership_changed,
+        )
+        reports = Reflector(
+            api,
+            paths.reports(namespace),
+            watched.reports,
+            read=read_report,
+            on_change=watched.report_changed,
+        )
+        self._reflectors: tuple[Reflector[Any], ...] = (pods, memberships, reports)
+        refusals = Refusals()
+        self._events = Events(api, instance=instance)
+        hands = Hands(
+            api,
+            take_pod=pods.take_answer,
+            take_membership=memberships.take_answer,
+            refusals=refusals,
+            bindings=TrainerBindings(api) if namespace is None else None,
+            rate=Rate(per_second=PODS_PER_SECOND, burst=_BURST),
+            metrics=metrics,
+            clock=clock,
+        )
+        self.reconciler = Reconciler(
+            api,
+            watched=watched,
+            hands=hands,
+            refusals=refusals,
+            events=self._events,
+            metrics=metrics,
+            clock=clock,
+        )
+        self._workers = Workers(
+            self.queue, self.reconciler.reconcile, metrics=metrics, number=num_workers
+        )
+        metrics.watch_queue(depth=self.queue.__len__, oldest_seconds=self.queue.oldest_seconds)
+
+    async def run(self) -> None:
+        """Works until cancelled. Raises what cannot be mended in this process."""
+        async with asyncio.TaskGroup() as group:
+            for reflector in self._reflectors:
+                group.create_task(reflector.run())
+            group.create_task(self._events.run())
+            await self.synced()
+            group.create_task(watch_jobs(self.watched, namespace=self._namespace))
+            group.create_task(resync_jobs(self._api, self.watched, namespace=self._namespace))
+            group.create_task(self._workers.run())
+
+    async def synced(self) -> None:
+        """Waits until all that exists has been listed, however long the API server is away.
+
+        Before that a plan would take what was not read yet for what is not there.
+        """
+        for reflector in self._reflectors:
+            await reflector.synced.wait()
+        while True:
+            try:
+                await list_jobs(self._api, self.watched, namespace=self._namespace)
+            except ApiError as error:
+                _log.warning("jobs cannot be listed: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+    async def finish(self, *, patience_seconds: float) -> None:
+        """Lets the jobs in hand be finished and their events be told."""
+        deadline = time.monotonic() + patience_seconds
+        await self._workers.stop(patience_seconds=patience_seconds)
+        try:
+            await asyncio.wait_for(self._events.flush(), max(deadline - time.monotonic(), 0))
+        except TimeoutError:
+            _log.info("some events were not told")
+
+    def silent_seconds(self) -> float:
+        """How long the API server answered other calls while a watch heard nothing."""
+        heard_at = min(reflector.heard_at for reflector in self._reflectors)
+        return max(self._api.answered_at - heard_at, 0.0)

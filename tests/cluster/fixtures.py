@@ -1,0 +1,146 @@
+"""The pytest fixtures of test clusters, imported by `tests/conftest.py`.
+
+`control_plane` and `node_cluster` live for the session and end with it, however it ends. A cluster
+that CONCERTINA_KUBECONFIG names is used instead of both. Where there can be none, tests are skipped
+with the reason, or fail with it where CONCERTINA_REQUIRE_CLUSTER is 1.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.cluster.build import CONTROL_PLANE, REQUIRED, TOOLS, binaries, missing
+from tests.cluster.cluster import Cluster, open_cluster, wait_for_namespace
+from tests.cluster.layout import Layout, Level, default_state, free_ports
+from tests.cluster.lifecycle import start, stop
+from tests.cluster.packages import missing_packages
+
+FOREIGN = "CONCERTINA_KUBECONFIG"
+TESTS = "tests"
+"""The use of the folder of the session's node: `down` on the command line leaves it alone."""
+NODE_GPUS = 8
+PATIENCE_SECONDS = 240.0
+"""For another session's node to end; less than the time that one test may take."""
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[Cluster]:
+    """An API server with its controllers and KWOK; no pod runs, but on KWOK's nodes it seems so."""
+    if foreign := _foreign(Level.CONTROL_PLANE):
+        yield foreign
+        return
+    with control_plane_of_its_own() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def node_cluster() -> Iterator[Cluster]:
+    """A cluster of one real node with eight imagined GPUs."""
+    if foreign := _foreign(Level.NODE):
+        yield foreign
+        return
+    state = default_state(Level.NODE, use=TESTS)
+    layout = Layout(level=Level.NODE, state=state, binaries=binaries(), gpus=NODE_GPUS, audit=True)
+    with _owned(layout) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def namespace(control_plane: Cluster) -> Iterator[str]:
+    """A namespace on the control plane that is this test's alone."""
+    with fresh_namespace(control_plane) as name:
+        yield name
+
+
+@pytest.fixture
+def node_namespace(node_cluster: Cluster) -> Iterator[str]:
+    """A namespace on the node's cluster that is this test's alone."""
+    with fresh_namespace(node_cluster) as name:
+        yield name
+
+
+@contextmanager
+def control_plane_of_its_own(*, queries_per_second: int = 200) -> Iterator[Cluster]:
+    """A control plane beside all others, for a test that stops parts of it."""
+    state = Path(tempfile.mkdtemp(prefix="concertina-"))
+    layout = Layout(
+        level=Level.CONTROL_PLANE,
+        state=state,
+        binaries=binaries(),
+        ports=free_ports(),
+        kwok=True,
+        audit=True,
+        queries_per_second=queries_per_second,
+    )
+    with _owned(layout) as cluster:
+        yield cluster
+
+
+@contextmanager
+def fresh_namespace(cluster: Cluster) -> Iterator[str]:
+    """A new namespace in which pods can be created; its deletion is not waited for."""
+    api = cluster.admin()
+    try:
+        made = api.create("/api/v1/namespaces", {"metadata": {"generateName": "test-"}})
+        name = made["metadata"]["name"]
+        wait_for_namespace(api, name)
+        yield name
+        api.delete(f"/api/v1/namespaces/{name}")
+    finally:
+        api.close()
+
+
+def obstacle(level: Level) -> str | None:
+    """Why there can be no such cluster here; None if there can."""
+    if not sys.platform.startswith("linux"):
+        return f"a cluster needs Linux, not {sys.platform}"
+    if shutil.which("openssl") is None:
+        return "a cluster needs openssl"
+    if absent := missing(CONTROL_PLANE if level is Level.CONTROL_PLANE else TOOLS):
+        names = ", ".join(tool.name for tool in absent)
+        go = "" if shutil.which("go") else ", with Go in PATH"
+        return f"{names} not built: run `python -m tests.cluster.build`{go}"
+    if level is Level.CONTROL_PLANE:
+        return None
+    if os.geteuid() != 0:
+        return "a node needs root"
+    if packages := missing_packages():
+        return f"a node needs these packages: {' '.join(packages)}"
+    return None
+
+
+def required_or_skipped(reason: str) -> NoReturn:
+    """End a test that can have no cluster."""
+    if os.environ.get(REQUIRED) == "1":
+        pytest.fail(f"{reason} ({REQUIRED} is 1)", pytrace=False)
+    pytest.skip(reason)
+
+
+def _foreign(level: Level) -> Cluster | None:
+    """The cluster that was given; None if one can be started; else the end of the test."""
+    if given := os.environ.get(FOREIGN):
+        return open_cluster(Path(given))
+    if reason := obstacle(level):
+        required_or_skipped(f"{reason}; or name a cluster in {FOREIGN}")
+    return None
+
+
+@contextmanager
+def _owned(layout: Layout) -> Iterator[Cluster]:
+    """A cluster that ends here, and at the latest with this process."""
+    theirs, ours = os.pipe()
+    with ExitStack() as stack:
+        stack.callback(os.close, ours)
+        try:
+            cluster = start(layout, owner=theirs, patience_seconds=PATIENCE_SECONDS)
+        finally:
+            os.close(theirs)
+        stack.callback(stop, layout.state)
+        yield cluster

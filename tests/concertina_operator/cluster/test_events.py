@@ -1,0 +1,64 @@
+import asyncio
+
+import pytest
+
+from concertina_operator.actions import Event, EventType
+from concertina_operator.cluster import paths
+from concertina_operator.cluster.client import Api
+from concertina_operator.cluster.events import WINDOW_SECONDS, Events, event_document
+from tests.concertina_operator.factories import at
+
+RESIZED = Event(type=EventType.NORMAL, reason="Resized", message="1 to 2 workers in 0.3 s")
+JOB = {
+    "apiVersion": "concertina.dev/v1alpha1",
+    "kind": "AdaptiveTrainingJob",
+    "metadata": {"name": "tiny-lm", "namespace": "ml", "uid": "job-uid"},
+}
+
+
+def named(event=RESIZED, *, now=0.0, instance="a", job=JOB):
+    return event_document(job, event, instance=instance, now=at(now))["metadata"]["name"]
+
+
+def test_a_repetition_has_the_name_of_the_first_whoever_tells_it():
+    assert named(instance="a") == named(instance="b", now=1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"now": WINDOW_SECONDS + 1}, id="a while later"),
+        pytest.param(
+            {"event": Event(type=EventType.NORMAL, reason="Resized", message="again")}, id="words"
+        ),
+        pytest.param({"job": JOB | {"metadata": JOB["metadata"] | {"uid": "new"}}}, id="job"),
+    ],
+)
+def test_what_is_no_repetition_has_another_name(other):
+    assert named(**other) != named()
+
+
+def test_a_long_message_is_cut_to_what_the_api_server_takes():
+    long = Event(type=EventType.WARNING, reason="Refused", message="x" * 5000)
+    assert len(event_document(JOB, long, instance="a", now=at(0))["note"]) <= 1024
+
+
+def test_the_api_server_takes_events_and_has_each_once(control_plane, namespace, monkeypatch):
+    monkeypatch.setenv("CONCERTINA_KUBECONFIG", str(control_plane.kubeconfig))
+    job = JOB | {"metadata": JOB["metadata"] | {"namespace": namespace}}
+
+    async def test():
+        async with Api() as api:
+            for instance in ("leader", "the leader after it"):
+                events = Events(api, instance=instance)
+                assert events.tell(job, [RESIZED], now=at(0)) == (RESIZED,)
+                assert events.tell(job, [RESIZED], now=at(1)) == ()
+                posting = asyncio.create_task(events.run())
+                async with asyncio.timeout(20):
+                    await events.flush()
+                posting.cancel()
+            return (await api.call("GET", paths.events(namespace)))["items"]
+
+    (found,) = [event for event in asyncio.run(test()) if event["regarding"]["name"] == "tiny-lm"]
+    assert (found["reason"], found["note"]) == ("Resized", RESIZED.message)
+    assert found["reportingInstance"] == "leader"

@@ -1,0 +1,131 @@
+import asyncio
+import os
+
+import pytest
+
+from concertina_operator.cluster import paths
+from concertina_operator.cluster.client import Api, Deposed
+from concertina_operator.cluster.lease import (
+    DURATION_SECONDS,
+    RENEW_SECONDS,
+    Lease,
+    Sighting,
+    claimed,
+    is_free,
+    sighted,
+)
+
+HELD = {
+    "holderIdentity": "other",
+    "renewTime": "2026-01-01T00:00:00.000000Z",
+    "leaseDurationSeconds": DURATION_SECONDS,
+    "leaseTransitions": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "seen_at", "now", "want"),
+    [
+        pytest.param({}, 0.0, 0.0, True, id="never held"),
+        pytest.param({"holderIdentity": ""}, 0.0, 0.0, True, id="given up"),
+        pytest.param(HELD, 0.0, DURATION_SECONDS - 0.1, False, id="held by another"),
+        pytest.param(HELD, 0.0, DURATION_SECONDS, True, id="not renewed for its duration"),
+        pytest.param(HELD | {"leaseDurationSeconds": 30}, 0.0, 20.0, False, id="its own duration"),
+        pytest.param(HELD | {"holderIdentity": "me"}, 0.0, 1.0, True, id="mine"),
+    ],
+)
+def test_a_lease_is_taken_only_when_nobody_else_can_hold_it(spec, seen_at, now, want):
+    sighting = Sighting(renewal=("", ""), at=seen_at)
+    assert is_free(spec, sighting, identity="me", now=now) is want
+
+
+def test_the_renewal_of_another_counts_from_when_it_was_first_seen_here():
+    first = sighted(HELD, None, now=10.0)
+    assert sighted(HELD, first, now=15.0) == first
+    renewed = HELD | {"renewTime": "2026-01-01T00:00:02.000000Z"}
+    assert sighted(renewed, first, now=15.0).at == 15.0
+
+
+def test_a_new_holder_counts_as_a_transition_and_a_renewal_does_not():
+    taken = claimed(HELD, identity="me", moment="now")
+    assert (taken["leaseTransitions"], taken["acquireTime"]) == (4, "now")
+    again = claimed(taken, identity="me", moment="later")
+    assert (again["leaseTransitions"], again["acquireTime"]) == (4, "now")
+    assert again["renewTime"] == "later"
+    assert claimed({}, identity="me", moment="now")["leaseTransitions"] == 0
+
+
+def test_the_holder_stops_acting_before_anybody_else_may_begin():
+    assert RENEW_SECONDS < DURATION_SECONDS
+
+
+@pytest.fixture
+def reach(control_plane, monkeypatch):
+    """Makes the product's own client find the control plane."""
+    monkeypatch.setitem(os.environ, "CONCERTINA_KUBECONFIG", str(control_plane.kubeconfig))
+
+
+def a_lease(api, namespace, identity, **options):
+    return Lease(api, namespace=namespace, name="test", identity=identity, **options)
+
+
+@pytest.mark.usefixtures("reach")
+def test_one_candidate_wins_and_the_other_takes_over_what_is_given_up(namespace):
+    async def test():
+        async with Api() as api:
+            first, second = (a_lease(api, namespace, name) for name in ("first", "second"))
+            async with asyncio.timeout(30):
+                await first.acquire()
+                waiting = asyncio.create_task(second.acquire())
+                await api.call("GET", paths.leases(namespace, "test"))
+                assert first.may_act()
+                assert not second.may_act()
+                await first.release()
+                assert not first.may_act()
+                await waiting
+                assert second.may_act()
+            lease = await api.call("GET", paths.leases(namespace, "test"))
+            assert lease["spec"]["holderIdentity"] == "second"
+            assert lease["spec"]["leaseTransitions"] == 1
+
+    asyncio.run(test())
+
+
+@pytest.mark.usefixtures("reach")
+def test_a_holder_whose_time_is_over_can_write_nothing(namespace):
+    now = 0.0
+
+    async def test():
+        nonlocal now
+        async with Api() as unfenced:
+            lease = a_lease(unfenced, namespace, "me", clock=lambda: now)
+            await lease.acquire()
+            async with Api(may_write=lease.may_act) as api:
+                made = {"metadata": {"name": "a"}, "apiVersion": "v1", "kind": "ConfigMap"}
+                path = f"/api/v1/namespaces/{namespace}/configmaps"
+                now = RENEW_SECONDS - 0.001
+                await api.call("POST", path, body=made)
+                now = RENEW_SECONDS
+                for verb, at in (("POST", path), ("DELETE", f"{path}/a"), ("PATCH", f"{path}/a")):
+                    with pytest.raises(Deposed):
+                        await api.call(verb, at, body=made)
+                assert (await api.call("GET", f"{path}/a"))["metadata"]["name"] == "a"
+
+    asyncio.run(test())
+
+
+@pytest.mark.usefixtures("reach")
+def test_a_lease_that_another_has_taken_is_lost(namespace):
+    async def test():
+        async with Api() as api:
+            lease = a_lease(api, namespace, "me")
+            await lease.acquire()
+            path = paths.leases(namespace, "test")
+            taken = await api.call("GET", path)
+            spec = claimed(taken["spec"], identity="other", moment=taken["spec"]["renewTime"])
+            await api.call("PUT", path, body={**taken, "spec": spec})
+            async with asyncio.timeout(30):
+                await lease.keep()
+            assert not lease.may_act()
+
+    asyncio.run(test())

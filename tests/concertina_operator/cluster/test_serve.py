@@ -1,0 +1,118 @@
+import signal
+import urllib.request
+from contextlib import ExitStack
+
+import pytest
+
+from concertina_operator.cluster.install import trainer_objects
+from tests.cluster.api import wait_for
+from tests.cluster.cluster import wait_for_namespace
+from tests.cluster.fixtures import control_plane_of_its_own
+from tests.concertina_operator.cluster.installed import apply_all
+from tests.concertina_operator.cluster.processes import operator_kubeconfig, operator_process
+from tests.concertina_operator.cluster.trainers import Trainers, a_trained_job, prepare_node
+
+
+@pytest.fixture
+def start(resources, api, namespace, tmp_path):
+    """Starts replicas in the namespace of the test."""
+    prepare_node(api)
+    kubeconfig = operator_kubeconfig(resources, api, namespace, tmp_path / "kubeconfig")
+    with ExitStack() as stack:
+        yield lambda name: stack.enter_context(
+            operator_process(kubeconfig, namespace, tmp_path / name)
+        )
+
+
+def lease(api, namespace):
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/concertina-operator"
+    return (api.find(path) or {}).get("spec", {})
+
+
+def leader_of(*replicas):
+    """The one that leads, once one does."""
+    return wait_for(
+        lambda: next((replica for replica in replicas if replica.leads()), None),
+        lambda: f"nobody leads: {[replica.log.read_text() for replica in replicas]}",
+    )
+
+
+def asked(replica, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{replica.port()}{path}") as answer:
+        return answer.read().decode()
+
+
+def test_another_replica_takes_over_when_the_leader_is_killed_and_does_nothing_twice(
+    start, api, namespace
+):
+    replicas = [start("first"), start("second")]
+    leader = leader_of(*replicas)
+    standby = next(replica for replica in replicas if replica is not leader)
+    trainers = Trainers(api=api, namespace=namespace)
+    trainers.create(a_trained_job())
+    trainers.until_trained_by("tiny-lm-0")
+    assert "concertina_operator_leader 1.0" in asked(leader, "/metrics")
+    assert "concertina_operator_leader 0.0" in asked(standby, "/metrics")
+    assert asked(standby, "/readyz") == asked(standby, "/healthz") == "ok"
+    before = trainers.pods()["tiny-lm-0"]["metadata"]["uid"]
+
+    leader.process.kill()
+    trainers.imagined.ask(64)
+    trainers.until_trained_by("tiny-lm-0", "tiny-lm-1")
+    assert standby.leads()
+    assert trainers.pods()["tiny-lm-0"]["metadata"]["uid"] == before
+    assert lease(api, namespace)["leaseTransitions"] == 1
+    assert asked(standby, "/healthz") == "ok"
+    metrics = asked(standby, "/metrics")
+    assert "concertina_operator_pods_created_total 1.0" in metrics
+    assert 'concertina_operator_reconciles_total{result="Error"}' not in metrics
+
+
+def test_a_leader_that_is_told_to_end_gives_up_the_lease_and_ends_well(start, api, namespace):
+    replica = start("only")
+    leader_of(replica)
+    wait_for(lambda: lease(api, namespace).get("holderIdentity"), lambda: "no holder")
+    replica.process.send_signal(signal.SIGTERM)
+    assert replica.process.wait(30) == 0
+    assert lease(api, namespace)["holderIdentity"] == ""
+    assert "Traceback" not in replica.log.read_text()
+
+
+def test_a_standby_that_is_told_to_end_ends_well_and_leaves_the_lease_alone(start, api, namespace):
+    leader = start("leader")
+    leader_of(leader)
+    standby = start("standby")
+    standby.port()
+    holder = lease(api, namespace)["holderIdentity"]
+    standby.process.send_signal(signal.SIGTERM)
+    assert standby.process.wait(30) == 0
+    assert lease(api, namespace)["holderIdentity"] == holder
+
+
+@pytest.mark.matrix
+def test_an_api_server_that_is_away_costs_at_most_one_restart_and_no_step(tmp_path):
+    namespace = "default"
+    with control_plane_of_its_own() as cluster:
+        api = cluster.admin()
+        wait_for_namespace(api, namespace)
+        apply_all(api, trainer_objects())
+        prepare_node(api)
+        kubeconfig = operator_kubeconfig(cluster, api, namespace, tmp_path / "kubeconfig")
+        with operator_process(kubeconfig, namespace, tmp_path / "first") as replica:
+            trainers = Trainers(api=api, namespace=namespace)
+            trainers.create(a_trained_job())
+            trainers.until_trained_by("tiny-lm-0")
+            before = trainers.pods()["tiny-lm-0"]["metadata"]["uid"]
+            cluster.order("kube-apiserver", "stop")
+            assert replica.process.wait(60) == 1
+        with operator_process(kubeconfig, namespace, tmp_path / "second") as replica:
+            replica.port()
+            cluster.order("kube-apiserver", "start")
+            leader_of(replica)
+            trainers.api = cluster.admin()
+            trainers.imagined.ask(64)
+            trainers.until_trained_by("tiny-lm-0", "tiny-lm-1")
+            assert trainers.pods()["tiny-lm-0"]["metadata"]["uid"] == before
+            assert trainers.status()["failures"]["count"] == 0
+            trainers.api.close()
+        api.close()

@@ -1,0 +1,145 @@
+"""What people read about jobs."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from concertina_api.v1alpha1 import PodPhase
+from concertina_operator.commands.rendering import age, description, job_summary, job_table
+from tests.concertina_operator.commands.documents import (
+    NOW,
+    a_job_document,
+    a_live_job,
+    a_pod_document,
+    a_report_document,
+    a_trained_spec,
+    stamp,
+)
+from tests.concertina_operator.factories import START, a_report
+
+STATUS: dict[str, Any] = {
+    "state": "Training",
+    "pods": {"wanted": 2, "ready": 1},
+    "batch": {"effective": 64, "reason": "noise scale 114 x 0.56 = 64"},
+    "progress": {"step": 412, "samples": 9000, "loss": 1.93456, "noiseScale": 114.2},
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": "True",
+            "reason": "Training",
+            "message": "round 3 trains",
+            "lastTransitionTime": stamp(START),
+        }
+    ],
+}
+
+
+def test_a_table_has_a_row_per_job() -> None:
+    jobs = [a_job_document(status=STATUS), a_job_document(name="just-created")]
+    head, first, second = job_table(jobs, everywhere=False, now=NOW)
+    assert head.split() == ["NAME", "STATE", "PODS", "BATCH", "STEP", "LOSS", "NOISE", "AGE"]
+    assert first.split() == ["tiny-lm", "Training", "1/2", "64", "412", "1.935", "114.2", "5m"]
+    assert second.split() == ["just-created", "-", "0/0", "-", "0", "-", "-", "5m"]
+    # Columns are as wide as their widest cell.
+    assert first.index("Training") == second.index("-  ") == head.index("STATE")
+
+
+def test_a_table_of_all_namespaces_names_them() -> None:
+    head, row = job_table([a_job_document()], everywhere=True, now=NOW)
+    assert (head.split()[0], row.split()[0]) == ("NAMESPACE", "ml")
+
+
+def test_a_summary_is_the_status_with_the_name() -> None:
+    assert job_summary(a_job_document(status=STATUS)) == {
+        "namespace": "ml",
+        "name": "tiny-lm",
+        "created": stamp(START),
+        "suspend": False,
+        "status": STATUS,
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "want"),
+    [
+        pytest.param(-3, "0s", id="a-clock-that-is-behind"),
+        pytest.param(119, "119s", id="seconds"),
+        pytest.param(120, "2m", id="minutes"),
+        pytest.param(7199, "119m", id="nearly-two-hours"),
+        pytest.param(7200, "2h", id="hours"),
+        pytest.param(200_000, "2d", id="days"),
+    ],
+)
+def test_an_age_is_in_the_largest_unit_that_fits(seconds: int, want: str) -> None:
+    assert age(NOW - timedelta(seconds=seconds), now=NOW) == want
+
+
+def test_nothing_has_no_age() -> None:
+    assert age(None, now=NOW) == "-"
+
+
+def test_a_description_tells_state_conditions_pods_and_events() -> None:
+    report = a_report(0, phase=PodPhase.TRAINING, round=3)
+    event = {
+        "metadata": {"name": "e", "namespace": "ml", "creationTimestamp": stamp()},
+        "eventTime": stamp(START),
+        "series": {"count": 4, "lastObservedTime": stamp(NOW - timedelta(seconds=30))},
+        "type": "Normal",
+        "reason": "RoundPublished",
+        "note": "round 3 of 1 pod",
+    }
+    live = a_live_job(
+        a_pod_document(0),
+        a_pod_document(1, phase="Pending", message="0/1 nodes are available"),
+        job=a_job_document(status=STATUS),
+        reports=(a_report_document(report),),
+    )
+    lines = list(description(live, events=[event], now=NOW))
+    text = "\n".join(lines)
+    assert lines[0] == "ml/tiny-lm: Training"
+    assert "64 samples (from 32, at most 512) noise scale 114 x 0.56 = 64" in text
+    assert "1 of 2 ready (1 to 4)" in text
+    assert "step 412, 9000 of 100000 samples, loss 1.935" in text
+    rows = [line.split() for line in lines]
+    assert ["Ready", "True", "Training", "5m", "round", "3", "trains"] in rows
+    assert ["tiny-lm-0", "Running", "Training", "3", "node-0", "5m"] in rows
+    assert ["tiny-lm-1", "Pending", "-", "-", "node-1", "4m"] in rows
+    assert "  tiny-lm-1: 0/1 nodes are available" in lines
+    assert ["30s", "Normal", "RoundPublished", "round", "3", "of", "1", "pod", "(x4)"] in rows
+
+
+def test_events_are_told_in_the_order_of_their_last_times() -> None:
+    events = [
+        {
+            "metadata": {"creationTimestamp": stamp()},
+            "eventTime": stamp(START + timedelta(seconds=second)),
+            "reason": f"At{second}",
+        }
+        for second in (30, 10, 20)
+    ]
+    lines = list(description(a_live_job(), events=events, now=NOW))
+    assert [line.split()[1] for line in lines[-3:]] == ["At10", "At20", "At30"]
+
+
+def test_a_report_of_an_earlier_pod_of_the_same_name_is_not_shown() -> None:
+    report = a_report(0, uid="another", phase=PodPhase.TRAINING, round=3)
+    live = a_live_job(a_pod_document(0), reports=(a_report_document(report),))
+    rows = [line.split() for line in description(live, events=(), now=NOW)]
+    assert ["tiny-lm-0", "Running", "-", "-", "node-0", "5m"] in rows
+
+
+def test_an_ended_pod_shows_its_exit_code() -> None:
+    ended = {"name": "trainer", "state": {"terminated": {"exitCode": 137}}}
+    live = a_live_job(a_pod_document(0, phase="Failed", containerStatuses=[ended]))
+    assert any("Failed (exit 137)" in line for line in description(live, events=(), now=NOW))
+
+
+def test_pods_of_an_older_template_are_counted() -> None:
+    newer = {"spec": {"containers": [{"name": "trainer", "image": "registry.example/trainer:2"}]}}
+    spec = a_trained_spec(pods={"max": 4, "template": newer})
+    live = a_live_job(
+        a_pod_document(0), a_pod_document(1, spec=spec), job=a_job_document(spec, status=STATUS)
+    )
+    (told,) = (line for line in description(live, events=(), now=NOW) if "template" in line)
+    assert told.split(None, 1)[1] == "older than the job's in 1 pod(s): tiny-lm-0"
