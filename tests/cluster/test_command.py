@@ -45,6 +45,7 @@ def machine():
     }
 
 
+@pytest.mark.cluster
 def test_a_node_goes_without_a_trace():
     if reason := obstacle(Level.NODE):
         required_or_skipped(reason)

@@ -72,6 +72,7 @@ def test_kubectl_is_of_the_version_of_the_server(control_plane):
         control_plane.run_kubectl("nonsense")
 
 
+@pytest.mark.cluster
 def test_an_api_server_can_be_stopped_frozen_and_started_again():
     with control_plane_of_its_own() as cluster:
         api = cluster.admin()

@@ -89,6 +89,7 @@ def test_a_standby_that_is_told_to_end_ends_well_and_leaves_the_lease_alone(star
     assert lease(api, namespace)["holderIdentity"] == holder
 
 
+@pytest.mark.cluster
 @pytest.mark.matrix
 def test_an_api_server_that_is_away_costs_at_most_one_restart_and_no_step(tmp_path):
     namespace = "default"

@@ -25,6 +25,8 @@ from tests.cluster.fixtures import (
 from tests.cluster.layout import Level
 from tests.concertina_operator.commands.documents import a_job_document, a_trained_spec
 
+pytestmark = pytest.mark.cluster
+
 IMAGE = "registry.example/concertina:1"
 DEPLOYMENT = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/concertina-operator"
 
