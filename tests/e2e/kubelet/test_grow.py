@@ -14,8 +14,8 @@ from tests.tasks import job_document
 
 SIZES = (1, 2, 4)
 ACCUMULATION = 2
-SLOW_SECONDS = 2.0
-STEPS_PER_STAGE = 40
+SLOW_SECONDS = 4.0
+STEPS_PER_STAGE = 20
 """Times SLOW_SECONDS: how long pods may take to start."""
 LOSS_BOUND = 1e-5
 """Sums of floats in another order, over all steps of the run."""
@@ -28,7 +28,7 @@ def document() -> dict[str, Any]:
     stages = [{"samples": to_8, "batch": 8}, {"samples": to_16, "batch": 16}]
     return job_document(
         model="tests.e2e.tasks:Patient",
-        config={"accumulation": ACCUMULATION, "slow_seconds": SLOW_SECONDS},
+        config={"accumulation": ACCUMULATION, "slow_seconds": SLOW_SECONDS, "layers": 2},
         samples=to_16 + 16 * STEPS_PER_STAGE,
         batch={
             "microBatchSize": 2,
