@@ -6,11 +6,12 @@ It is not the product's client on purpose: what a test looks at must not pass th
 import base64
 import http.client
 import json
+import socket
 import ssl
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -148,6 +149,18 @@ class Api:
     def wait_gone(self, path: str, *, seconds: float = 60.0) -> None:
         """Wait until there is no such object."""
         wait_for(lambda: self.find(path) is None, lambda: f"{path} did not go", seconds)
+
+    def watch(self, path: str) -> Iterator[dict[str, Any]]:
+        """Events of a collection until another thread calls `end_watch`; takes up the connection."""
+        self._connection.request("GET", f"{path}?watch=1", headers=self._headers)
+        with self._connection.getresponse() as response:
+            while line := response.readline():
+                yield json.loads(line)
+
+    def end_watch(self) -> None:
+        """Let a watch that another thread follows end."""
+        if self._connection.sock is not None:
+            self._connection.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._connection.close()

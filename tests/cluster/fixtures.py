@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -46,9 +46,7 @@ def node_cluster() -> Iterator[Cluster]:
     if foreign := _foreign(Level.NODE):
         yield foreign
         return
-    state = default_state(Level.NODE, use=TESTS)
-    layout = Layout(level=Level.NODE, state=state, binaries=binaries(), gpus=NODE_GPUS, audit=True)
-    with _owned(layout) as cluster:
+    with node_of_its_own(audit=True) as cluster:
         yield cluster
 
 
@@ -67,7 +65,9 @@ def node_namespace(node_cluster: Cluster) -> Iterator[str]:
 
 
 @contextmanager
-def control_plane_of_its_own(*, queries_per_second: int = 200) -> Iterator[Cluster]:
+def control_plane_of_its_own(
+    *, queries_per_second: int = 200, audit: bool = True
+) -> Iterator[Cluster]:
     """A control plane beside all others, for a test that stops parts of it."""
     state = Path(tempfile.mkdtemp(prefix="concertina-"))
     layout = Layout(
@@ -76,7 +76,7 @@ def control_plane_of_its_own(*, queries_per_second: int = 200) -> Iterator[Clust
         binaries=binaries(),
         ports=free_ports(),
         kwok=True,
-        audit=True,
+        audit=audit,
         queries_per_second=queries_per_second,
     )
     with _owned(layout) as cluster:
@@ -84,17 +84,27 @@ def control_plane_of_its_own(*, queries_per_second: int = 200) -> Iterator[Clust
 
 
 @contextmanager
+def node_of_its_own(*, audit: bool = False) -> Iterator[Cluster]:
+    """A cluster of one real node; waits for another one on this machine to end."""
+    state = default_state(Level.NODE, use=TESTS)
+    layout = Layout(level=Level.NODE, state=state, binaries=binaries(), gpus=NODE_GPUS, audit=audit)
+    with _owned(layout) as cluster:
+        yield cluster
+
+
+@contextmanager
 def fresh_namespace(cluster: Cluster) -> Iterator[str]:
     """A new namespace in which pods can be created; its deletion is not waited for."""
-    api = cluster.admin()
-    try:
+    with closing(cluster.admin()) as api:
         made = api.create("/api/v1/namespaces", {"metadata": {"generateName": "test-"}})
         name = made["metadata"]["name"]
         wait_for_namespace(api, name)
+    try:
         yield name
-        api.delete(f"/api/v1/namespaces/{name}")
     finally:
-        api.close()
+        # By a new connection: the server ends one that idles through a long test.
+        with closing(cluster.admin()) as api:
+            api.delete(f"/api/v1/namespaces/{name}")
 
 
 def obstacle(level: Level) -> str | None:
