@@ -108,11 +108,11 @@ def last_resize(
 def gpu_seconds(
     before: JobStatus, *, standings: Iterable[Standing], workers_per_pod: int, now: datetime
 ) -> float:
-    """Seconds that workers held their GPUs, up to now."""
+    """Seconds that pods held GPUs, up to now: from their placing on a node to their trainer's end."""
     if before.gpu_counted_at is None:
         return before.gpu_seconds
     elapsed = max((now - before.gpu_counted_at).total_seconds(), 0.0)
-    holding = sum(not standing.pod.ended for standing in standings)
+    holding = sum(pod.placed and not pod.ended for pod in (entry.pod for entry in standings))
     return round(before.gpu_seconds + holding * workers_per_pod * elapsed, 3)
 
 

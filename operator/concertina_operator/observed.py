@@ -36,6 +36,8 @@ class PodFacts:
     uid: str
     created: datetime
     phase: Phase = Phase.PENDING
+    placed: bool = True
+    """A node is kept for it, and its GPUs with that."""
     ready: bool = False
     """Shown to people only: admission goes by the report."""
     deleting: bool = False

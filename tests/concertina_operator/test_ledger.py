@@ -89,8 +89,12 @@ def test_a_start_and_a_replacement_are_no_resizes(before, after):
     assert ledger.last_resize(JobStatus(), reports=[report], reason="", now=at(0)) == (None, 0)
 
 
-def test_gpu_seconds_grow_while_pods_run():
-    standings = [a_standing(0), a_standing(1, pod={"exit_code": 0, "phase": Phase.SUCCEEDED})]
+def test_gpu_seconds_grow_while_pods_that_have_a_node_run():
+    standings = [
+        a_standing(0),
+        a_standing(1, pod={"exit_code": 0, "phase": Phase.SUCCEEDED}),
+        a_standing(2, pod={"placed": False, "phase": Phase.PENDING}),
+    ]
     before = JobStatus(gpu_seconds=10.0, gpu_counted_at=at(0))
     got = ledger.gpu_seconds(before, standings=standings, workers_per_pod=4, now=at(5))
     assert got == 10.0 + 4 * 5

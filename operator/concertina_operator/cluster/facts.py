@@ -140,6 +140,7 @@ def read_pod(document: Mapping[str, Any], _: OwnedPod | None = None) -> OwnedPod
             uid=metadata["uid"],
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             phase=Phase(phase) if phase in _PHASES else Phase.UNKNOWN,
+            placed=bool(document["spec"].get("nodeName")),
             ready=any(
                 entry.get("type") == "Ready" and entry.get("status") == "True"
                 for entry in status.get("conditions") or ()

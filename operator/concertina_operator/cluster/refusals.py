@@ -40,7 +40,11 @@ class Refusal:
     def as_pod(self) -> PodFacts:
         """The pod as the plan sees it: Pending since it was first refused."""
         return PodFacts(
-            name=self.name, uid=self.uid, created=self.since, message=f"{self.name}: {self.words}"
+            name=self.name,
+            uid=self.uid,
+            created=self.since,
+            placed=False,
+            message=f"{self.name}: {self.words}",
         )
 
 

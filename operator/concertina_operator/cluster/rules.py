@@ -78,9 +78,11 @@ def _multiple(field: str) -> dict[str, Any]:
     )
 
 
-def _knob(knob: str, *, owner: str) -> dict[str, Any]:
+def _knob(knob: str, *, owner: str, none: str = "") -> dict[str, Any]:
+    """`none`: a value that says no more than leaving the knob out."""
+    given = f"self.{knob} == {none} || " if none else ""
     return _rule(
-        f"!has(self.{knob}) || self.name == '{owner}'",
+        f"!has(self.{knob}) || {given}self.name == '{owner}'",
         f"{knob} belongs to rule {owner}",
         words=f"{knob} belongs to rule {owner}, not to %s",
         numbers="self.name",
@@ -135,7 +137,7 @@ BATCH: Rules = [
 BATCH_RULE: Rules = [
     _knob("eta", owner="NormTest"),
     _knob("fraction", owner="NoiseScale"),
-    _knob("stages", owner="Ramp"),
+    _knob("stages", owner="Ramp", none="[]"),
     _rule(
         "self.name != 'Ramp' || has(self.stages) && size(self.stages) > 0",
         "rule Ramp needs at least one stage",

@@ -128,6 +128,13 @@ def test_the_outcome_of_a_pod_is_that_of_its_trainer(status, want_phase, want_co
     assert (facts.phase, facts.exit_code) == (want_phase, want_code)
 
 
+def test_a_pod_is_placed_once_it_has_a_node():
+    pod = a_pod(status={"phase": "Pending"})
+    assert not read_pod(pod).facts.placed
+    pod["spec"]["nodeName"] = "node-1"
+    assert read_pod(pod).facts.placed
+
+
 def test_a_pod_is_found_by_the_only_container_when_nothing_names_the_trainer():
     pod = a_pod(annotations={}, status={"containerStatuses": [ended("main", 3)]})
     pod["spec"] = {"containers": [{"name": "main"}]}

@@ -15,7 +15,7 @@ def test_a_refused_pod_is_pending_since_it_was_first_refused_in_the_servers_word
     refused(refusals, now=at(30), words="exceeded quota: again")
     (refusal,) = refusals.of("job-uid")
     pod = refusal.as_pod()
-    assert (pod.phase, pod.created) == (Phase.PENDING, at(0))
+    assert (pod.phase, pod.created, pod.placed) == (Phase.PENDING, at(0), False)
     assert pod.message == "tiny-lm-0: exceeded quota: again"
 
 

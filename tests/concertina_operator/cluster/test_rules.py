@@ -135,6 +135,19 @@ def test_server_and_models_refuse_in_the_same_words(
     assert want_message in str(local.value)
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        pytest.param("spec.batch.rule", {"name": "Fixed", "stages": []}, id="no stages"),
+        pytest.param("spec.batch.shadowRules", [{"name": "NoiseScale", "stages": []}], id="shadow"),
+    ],
+)
+def test_what_the_models_take_the_server_takes(api, namespace, path, value):
+    document = changed(a_job(), path, value)
+    parse_job(document)
+    api.create(jobs(namespace), document, dryRun="All")
+
+
 def test_a_name_must_do_for_pods(api, namespace):
     api.create(jobs(namespace), a_job("7"), dryRun="All")
     with pytest.raises(ApiFailure, match=r"this one has 3: a\.b"):
