@@ -61,10 +61,10 @@ class LocalRun(RecordedRun):
         """What it has printed, all calls with this folder together."""
         return self._output.read_text()
 
-    def end(self) -> int:
+    def end(self, *, seconds: float = DEADLINE_SECONDS) -> int:
         """Wait for the end; the exit code. Nothing of the run may be left."""
         try:
-            code = self.process.wait(DEADLINE_SECONDS)
+            code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the run does not end\n{self.account()}") from None
         assert processes_of(self.folder) == []

@@ -29,6 +29,15 @@ class UntilTold(TinyTask):
         return super().on_step(record)
 
 
+class Held(UntilTold):
+    """A worker that starts is not warm as long as the file `hold` is in its folder."""
+
+    def build(self) -> nn.Module:
+        while (self.folder / "hold").exists():
+            time.sleep(0.05)  # until the test lets it go
+        return super().build()
+
+
 class Patient(TinyTask):
     """Slow as long as a worker runs more micro-batches than it should: pods have time to start."""
 

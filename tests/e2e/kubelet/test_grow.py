@@ -1,13 +1,13 @@
 """The straight path: apply, grow from 1 pod over 2 to 4 as the batch asks, finish, Completed."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from concertina_operator.cluster import paths
+from tests.e2e.kubelet.growth import course, losses, watch_growth
 from tests.e2e.kubelet.operators import USER
-from tests.e2e.kubelet.runs import Identity, KubeletRun, applied
+from tests.e2e.kubelet.runs import applied
 from tests.e2e.records import samples_in_order
 from tests.e2e.runs import started
 from tests.tasks import job_document
@@ -42,28 +42,11 @@ def document() -> dict[str, Any]:
     )
 
 
-@dataclass
-class Grown:
-    """What was seen while the job was alive."""
-
-    run: KubeletRun
-    identities: dict[int, dict[str, Identity]] = field(default_factory=dict)
-    """Who trained, by the number of workers."""
-    pods: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The pods as they were left."""
-
-
 @pytest.fixture(scope="module")
 def grown(node_cluster, operator, tmp_path_factory):
     folder = tmp_path_factory.mktemp("grown") / "run"
     with applied(node_cluster, operator, folder, document()) as run:
-        grown = Grown(run)
-        for size in SIZES:
-            run.wait_steps(1, workers=size)
-            grown.identities[size] = run.identities()
-        run.wait_completed()
-        grown.pods = run.pods()
-        yield grown
+        yield watch_growth(run, SIZES)
 
 
 def test_the_pods_follow_the_batch(grown):
@@ -74,9 +57,7 @@ def test_the_pods_follow_the_batch(grown):
 
 
 def test_the_processes_of_surviving_pods_stay_the_same(grown):
-    for before, after in ((1, 2), (2, 4)):
-        survivors = grown.identities[before]
-        assert survivors.items() <= grown.identities[after].items()
+    assert grown.survivors_stayed()
 
 
 def test_completes_with_all_samples(grown):
@@ -98,13 +79,11 @@ def test_pods_end_well_and_never_restart(grown):
 def test_trains_like_concertina_run_of_the_same_manifest(grown, tmp_path):
     with started(tmp_path / "run", document()) as local:
         assert local.end() == 0, local.account()
-    there, here = grown.run.steps(), local.steps()
     assert grown.run.discarded() == []
+    there, here = grown.run.steps(), local.steps()
     assert samples_in_order(there)
-    for number in ("step", "samples", "global_batch_size", "num_micro_batches", "learning_rate"):
-        assert [row[number] for row in there] == [row[number] for row in here]
-    want_losses = [row["loss"] for row in here]
-    assert [row["loss"] for row in there] == pytest.approx(want_losses, abs=LOSS_BOUND)
+    assert course(there) == course(here)
+    assert losses(there) == pytest.approx(losses(here), abs=LOSS_BOUND)
 
 
 def test_what_was_decided_is_told_as_events(grown):

@@ -50,12 +50,18 @@ def test_an_operator_killed_in_the_middle_of_a_resize_is_missed_by_nobody(
 
 
 @pytest.mark.matrix
-def test_a_job_can_be_deleted_without_an_operator(node_cluster, operator, folder):
+def test_operator_job_and_namespace_can_go_in_this_order(node_cluster, operator, folder):
     with applied(node_cluster, operator, folder, growing()) as run:
         run.wait_steps(3, workers=2)
         operator.kill()
         try:
+            asked = time.monotonic()
             run.delete()
+            assert time.monotonic() - asked < GRACE_SECONDS
+            node_cluster.run_kubectl(
+                "delete", "namespace", run.namespace, f"--timeout={GRACE_SECONDS}s"
+            )
+            assert run.api.find(f"/api/v1/namespaces/{run.namespace}") is None
         finally:
             operator.start()
 
@@ -79,6 +85,26 @@ def test_jobs_with_sidecars_and_in_the_hosts_network_train_beside_each_other(
         wait_for(
             lambda: not one.pods(), lambda: f"a sidecar keeps {sorted(one.pods())}", KEPT_SECONDS
         )
+
+
+def test_a_pod_that_is_ready_but_cold_is_in_no_round_and_waited_for_by_nobody(
+    node_cluster, operator, folder
+):
+    document = growing(model="tests.e2e.tasks:Held", pods={"min": 1, "max": 1})
+    with applied(node_cluster, operator, folder, document, change=_always_ready) as run:
+        run.wait_steps()
+        (folder / "hold").touch()
+        run.kubectl("scale", f"atj/{run.name}", "--replicas=2")
+        run.kubectl("wait", "pod", f"{run.name}-1", "--for=create", "--timeout=30s")
+        run.kubectl("wait", "pod", f"{run.name}-1", "--for=condition=Ready", "--timeout=60s")
+        ready_at = run.steps()[-1]["time"]
+        run.wait_steps(50, workers=1, after=ready_at)
+        assert len(run.members()) == 1
+        (folder / "hold").unlink()
+        run.wait_steps(3, workers=2)
+        run.finish()
+        assert run.discarded() == []
+        assert samples_in_order(run.steps())
 
 
 def test_a_task_that_raises_fails_the_job_in_its_own_words(node_cluster, operator, folder):
@@ -114,3 +140,8 @@ def _with_sidecar(pod: dict[str, Any]) -> None:
 
 def _in_host_network(pod: dict[str, Any]) -> None:
     pod["hostNetwork"] = True
+
+
+def _always_ready(pod: dict[str, Any]) -> None:
+    (trainer,) = pod["containers"]
+    trainer["readinessProbe"] = {"exec": {"command": ["/usr/bin/true"]}, "periodSeconds": 1}
