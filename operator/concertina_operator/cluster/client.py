@@ -8,7 +8,7 @@ ApiError
 |-- Unreachable   no answer; try again
 |-- NotFound      the object is not there
 |-- Conflict      it exists already, or it has changed since it was read
-|-- Gone          the list is too old; list again
+|-- Gone          a watch cannot go on from there; list again
 |-- Refused       the server will not have it: rights, quota, admission, or an invalid object
 |-- Throttled     the server asked to wait several times in a row; try again later
 `-- Deposed       we are no longer the leader and may write nothing
@@ -67,7 +67,7 @@ class Conflict(ApiError):
 
 
 class Gone(ApiError):
-    """410: the history that was asked for is no longer kept."""
+    """410: the history is no longer kept; or whatever else a watch tells as its own end."""
 
 
 class Refused(ApiError):
@@ -103,15 +103,15 @@ class Api:
         may_write: Callable[[], bool] = lambda: True,
         on_answer: Observer = lambda *_: None,
     ) -> None:
-        """`may_write` is asked before each request that is not a read."""
+        """`may_write` is asked right before each request that is not a read."""
         self._read_credentials = credentials
         self._may_write = may_write
         self._on_answer = on_answer
         self._session: aiohttp.ClientSession | None = None
         self._credentials: Credentials | None = None
         self._calls = asyncio.Semaphore(_MAX_CALLS)
-        self.answered_at = time.monotonic()
-        """When the server last answered a call, in seconds of time.monotonic()."""
+        self.succeeded_at = time.monotonic()
+        """When the server last did what a call asked, in seconds of time.monotonic()."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -136,8 +136,6 @@ class Api:
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         has_new_token = False
         for attempt in range(_ATTEMPTS):
-            if verb != "GET" and not self._may_write():
-                raise Deposed(0, "Deposed", f"{verb} {path} not sent: this process leads no more")
             async with self._calls:
                 status, content, pause = await self._ask(verb, path, data, params, content_type)
             if status == 401 and not has_new_token:
@@ -194,6 +192,9 @@ class Api:
         """Status, content, and the seconds to wait before trying again."""
         try:
             session, credentials = await self._connected()
+            # Not before: a turn and a token may have been long in coming.
+            if verb != "GET" and not self._may_write():
+                raise Deposed(0, "Deposed", f"{verb} {path} not sent: this process leads no more")
             async with session.request(
                 verb,
                 credentials.server + path,
@@ -205,7 +206,8 @@ class Api:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._on_answer(verb, 0)
             raise Unreachable(0, "Unreachable", f"{verb} {path}: {error!r}") from error
-        self.answered_at = time.monotonic()
+        if response.status < 300:
+            self.succeeded_at = time.monotonic()
         self._on_answer(verb, response.status)
         return response.status, content, _pause(response.headers.get("Retry-After"))
 

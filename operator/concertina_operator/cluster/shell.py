@@ -152,4 +152,4 @@ class Shell:
     def silent_seconds(self) -> float:
         """How long the API server answered other calls while a watch heard nothing."""
         heard_at = min(reflector.heard_at for reflector in self._reflectors)
-        return max(self._api.answered_at - heard_at, 0.0)
+        return max(self._api.succeeded_at - heard_at, 0.0)

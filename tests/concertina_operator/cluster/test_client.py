@@ -143,6 +143,74 @@ def test_the_fence_is_asked_again_before_each_new_attempt():
     assert len(server.tokens) == 1
 
 
+class BusyServer(Server):
+    """Answers nothing until it is let."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_let = asyncio.Event()
+        self.paths = []
+        self.asked = asyncio.Event()
+
+    async def answer(self, request):
+        self.paths.append(request.path)
+        self.asked.set()
+        await self.is_let.wait()
+        return web.json_response({})
+
+
+def test_a_write_that_waited_for_its_turn_is_not_sent_by_who_was_deposed_meanwhile():
+    leads = True
+
+    async def test():
+        nonlocal leads
+        server = BusyServer()
+        async with served(server, may_write=lambda: leads) as api, asyncio.timeout(20):
+            calls = [asyncio.create_task(api.call("POST", "/in-hand")) for _ in range(200)]
+            await server.asked.wait()
+            late = asyncio.create_task(api.call("DELETE", "/late"))
+            await asyncio.sleep(0)
+            leads = False
+            server.is_let.set()
+            with pytest.raises(Deposed):
+                await late
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert "/late" not in server.paths
+        assert outcomes.count({}) == len(server.paths)
+        assert all(outcome == {} or isinstance(outcome, Deposed) for outcome in outcomes)
+
+    asyncio.run(test())
+
+
+def test_a_write_is_not_sent_by_who_was_deposed_while_the_token_was_read():
+    class DeposingServer(Server):
+        leads = True
+
+        def credentials(self):
+            self.leads = False
+            return super().credentials()
+
+    server = DeposingServer()
+    with pytest.raises(Deposed):
+        asked(server, "POST", may_write=lambda: server.leads)
+    assert server.tokens == []
+
+
+def test_only_what_was_done_counts_as_success():
+    async def test():
+        server = Server(an_answer(404), an_answer(500), an_answer(403), an_answer(201))
+        async with served(server) as api:
+            before = api.succeeded_at
+            for error in (NotFound, ApiError, Refused):
+                with pytest.raises(error):
+                    await api.call("GET", "/path")
+                assert api.succeeded_at == before
+            await api.call("POST", "/path")
+            assert api.succeeded_at > before
+
+    asyncio.run(test())
+
+
 def test_every_answer_is_counted():
     seen = []
     server = Server(an_answer(429, headers={"Retry-After": "0"}), an_answer(404))
