@@ -22,6 +22,8 @@ def state_of(
 ) -> str:
     """One word for where the job is."""
     if not force.members:
+        if situation.template_fault:
+            return "TemplateInvalid"
         if holds_back(retry, now=situation.now):
             return "BackingOff"
         return "Recovering" if situation.status.committed_round else "Starting"
@@ -66,16 +68,16 @@ def pods_ready(
         )
     if retry.not_before is not None and situation.now < retry.not_before:
         message += f", no pod is created before {retry.not_before:%Y-%m-%dT%H:%M:%SZ}"
+    if situation.template_fault:
+        message += f"; no pod can be created: {situation.template_fault}"
     told = {entry.pod.message for entry in situation.standings if entry.pod.message}
     message += "".join(f"; {text}" for text in sorted(told))
     if 0 < number < floor:
         message = f"forced to run below the smallest size {floor}: {message}"
         return Claim(type=kind, holds=False, reason="BelowMinimum", message=message)
+    missing = "TemplateInvalid" if situation.template_fault else "PodsMissing"
     return Claim(
-        type=kind,
-        holds=False,
-        reason="PodsStarting" if names else "PodsMissing",
-        message=message,
+        type=kind, holds=False, reason="PodsStarting" if names else missing, message=message
     )
 
 

@@ -69,3 +69,5 @@ class Plan:
     """When something changes by itself (a cooldown, a deadline); None means not before a change."""
     reason: str
     """One sentence with the numbers; logged when it changes."""
+    starting: tuple[str, ...] = ()
+    """Pods that are there, in no round yet, and still wanted, by name."""

@@ -182,6 +182,17 @@ def ungranted(situation: Situation) -> Course:
     )
 
 
+def nameless(situation: Situation) -> Course:
+    """No round can be published under the job's name: hold no pods until it is free."""
+    return _released(
+        situation,
+        state="NameTaken",
+        reason="NameTaken",
+        message=f"TrainingMembership {situation.name} belongs to somebody else: no pod is held",
+        wanted=0,
+    )
+
+
 def given_back(situation: Situation) -> Course:
     """Too few pods became warm in time: release all, so that another job can have them."""
     attempt = situation.before.retry.count + 1

@@ -69,3 +69,7 @@ class Observed:
     granted: int | None = None
     """Pods that a queue or a quota allows now; None means no limit but max."""
     pods: tuple[PodFacts, ...] = ()
+    membership_taken: bool = False
+    """The membership's name belongs to somebody else: no round can be published."""
+    template_fault: str = ""
+    """Why no pod can be created of the template, in words; empty when pods can be."""

@@ -68,6 +68,8 @@ def _course(situation: Situation) -> Course:
             pass
     if spec.suspend:
         return courses.suspended(situation)
+    if situation.membership_taken:
+        return courses.nameless(situation)
     if situation.size.wanted == 0:
         return courses.ungranted(situation)
     if is_below_min_for_too_long(situation):
@@ -92,6 +94,7 @@ def _drawn_up(situation: Situation, course: Course) -> Plan:
         events=events_of(situation, course, published),
         requeue_after=min((wait for wait in waits if wait and wait > timedelta(0)), default=None),
         reason=f"{course.state}: {course.message}; {situation.size.message}",
+        starting=course.pods.starting,
     )
 
 

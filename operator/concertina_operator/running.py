@@ -37,7 +37,7 @@ def running(situation: Situation) -> Course:
         in_force=force,
         policy=situation.spec.scaling,
         wanted=wanted if says_run else 0,
-        ceiling=situation.ceiling,
+        ceiling=0 if situation.template_fault else situation.ceiling,
         waiting_since=None if trains else waiting_since,
         not_before=retry.not_before,
         now=situation.now,
@@ -98,7 +98,12 @@ def left_alone(situation: Situation, *, advice: str) -> Course:
 
 
 def is_below_min(situation: Situation) -> bool:
-    """Whether fewer pods are warm than the smallest size; a back-off does not begin the wait."""
+    """Whether fewer pods are warm than the smallest size; a back-off does not begin the wait.
+
+    Without a template, a job that holds no pods has none to give back either.
+    """
+    if situation.template_fault and not any(entry.is_alive for entry in situation.standings):
+        return False
     warm = len(situation.there.here) + len(situation.there.newcomers)
     has_begun = situation.before.below_min_since is not None
     return warm < smallest_size(situation.spec.pods) and (has_begun or not situation.is_backing_off)

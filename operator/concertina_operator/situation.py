@@ -40,6 +40,8 @@ class Situation:
     number: int
     """Number of the next round."""
     refusals: tuple[str, ...]
+    membership_taken: bool
+    template_fault: str
     now: datetime
 
     @property
@@ -97,6 +99,8 @@ def understand(observed: Observed, *, now: datetime) -> Situation:
         ceiling=ceiling,
         number=1 + max(known_round(observed), *rounds, 0),
         refusals=refusals,
+        membership_taken=observed.membership_taken,
+        template_fault=observed.template_fault,
         now=now,
     )
 

@@ -4,18 +4,25 @@ Called by plan.py. Pure: no I/O, no clock. Conditions are complete with every pl
 has to know what was written before.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 from concertina_api.v1alpha1 import ConditionType, JobStatus, Membership, PodCounts
 from concertina_operator import ledger
-from concertina_operator.actions import Event, EventType
+from concertina_operator.actions import DeletePod, Event, EventType
 from concertina_operator.conditions import Claim, condition, conditions, holds
 from concertina_operator.course import Course, in_force
 from concertina_operator.observed import Phase
 from concertina_operator.rounds import RoundReason
 from concertina_operator.situation import Situation
 from concertina_operator.sizing import SizingReason
+
+_NOT_YET: Final = {ConditionType.COMPLETED: "NotCompleted", ConditionType.FAILED: "NotFailed"}
+"""Reasons of conditions that end a job, as long as they do not hold."""
+POD_EVENTS: Final = frozenset({"PodsCreated", "PodDeleted"})
+"""Reasons of what is told of pods."""
+ROUND_EVENTS: Final = frozenset({"RoundPublished", "RoundProbed", "MemberLost"})
+"""Reasons of what is told of a membership that is written."""
 
 
 def status_after(situation: Situation, course: Course, published: Membership | None) -> JobStatus:
@@ -51,8 +58,22 @@ def events_of(
         *_request_events(situation, course),
         *course.events,
         *_round_events(situation, course, published),
-        *_pod_events(course),
+        *pod_events(
+            created=[creation.name for creation in course.pods.create],
+            deleted=course.pods.delete,
+            wanted=course.wanted,
+        ),
     )
+
+
+def pod_events(
+    *, created: Sequence[str], deleted: Iterable[DeletePod], wanted: int
+) -> Iterator[Event]:
+    """What is told of pods that were created, by name, and deleted."""
+    if created:
+        yield _normal("PodsCreated", f"{', '.join(created)} created, {wanted} wanted")
+    for deletion in deleted:
+        yield _normal("PodDeleted", f"{deletion.name} deleted: {deletion.reason}")
 
 
 def _pod_counts(situation: Situation, *, wanted: int) -> PodCounts:
@@ -103,16 +124,16 @@ def _round_times(situation: Situation, published: Membership | None) -> dict[str
 
 def _claims(situation: Situation, course: Course) -> Iterator[Claim]:
     """What the conditions say unless the course claims otherwise."""
-    status = situation.before
-    for kind in (ConditionType.READY, ConditionType.PODS_READY, ConditionType.SUSPENDED):
+    for kind in (ConditionType.READY, ConditionType.PODS_READY):
         yield Claim(type=kind, holds=False, reason=course.state, message=course.message)
+    yield Claim(type=ConditionType.SUSPENDED, holds=False, reason="NotSuspended")
     yield _resizing(situation, course)
     yield _request_satisfied(situation, course)
     if any(standing.report is not None for standing in situation.standings):
         yield Claim(type=ConditionType.COMPATIBLE, holds=True, reason="SameProtocol")
-    for kind in (ConditionType.COMPLETED, ConditionType.FAILED):
-        if not holds(status, kind):
-            yield Claim(type=kind, holds=False, reason=course.state)
+    for kind, reason in _NOT_YET.items():
+        if not holds(situation.before, kind):
+            yield Claim(type=kind, holds=False, reason=reason)
 
 
 def _request_satisfied(situation: Situation, course: Course) -> Claim:
@@ -173,14 +194,6 @@ def _round_events(
         yield _warning(name, message)
     else:
         yield _normal("RoundPublished", message)
-
-
-def _pod_events(course: Course) -> Iterator[Event]:
-    if course.pods.create:
-        names = ", ".join(creation.name for creation in course.pods.create)
-        yield _normal("PodsCreated", f"{names} created, {course.wanted} wanted")
-    for deletion in course.pods.delete:
-        yield _normal("PodDeleted", f"{deletion.name} deleted: {deletion.reason}")
 
 
 def _normal(reason: str, message: str) -> Event:

@@ -99,6 +99,8 @@ class FakeCluster:
 
     job: AdaptiveTrainingJob = field(default_factory=a_job)
     granted: int | None = None
+    membership_taken: bool = False
+    template_fault: str = ""
     capacity: int = 100
     """Pods that find a place; the others stay pending."""
     now: float = 0.0
@@ -120,6 +122,8 @@ class FakeCluster:
             reports={name: report for name, report in reports.items() if report is not None},
             granted=self.granted,
             pods=tuple(pod.facts() for pod in self.pods.values()),
+            membership_taken=self.membership_taken,
+            template_fault=self.template_fault,
         )
 
     def set_spec(self, **fields) -> None:

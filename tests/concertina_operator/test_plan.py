@@ -458,7 +458,7 @@ def test_recommend_says_how_a_job_is_and_not_how_it_would_be():
     cluster.set_spec(suspend=True)
     cluster.reconcile()
     assert "would publish round 2 of no pods" in cluster.last.reason
-    assert says(cluster, "Suspended") == ("False", "Recommend")
+    assert says(cluster, "Suspended") == ("False", "NotSuspended")
     assert says(cluster, "Ready") == ("True", "Training")
     assert events(cluster) == ["Recommended"]
 

@@ -82,6 +82,7 @@ def observed(
         pods=tuple(
             sorted((pod.facts for pod in pods if pod.owner == uid), key=lambda facts: facts.name)
         ),
+        membership_taken=membership is not None and not is_ours,
     )
 
 
