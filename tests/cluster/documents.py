@@ -6,6 +6,7 @@ Kubernetes reads its configuration as YAML, of which the JSON written here is a 
 import hashlib
 import io
 import json
+import platform
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 
 from tests.cluster.layout import CGROUP, NODE_NAME, NODE_POD_NETWORK, POD_NETWORK, Layout
 
+ARCHITECTURE = {"aarch64": "arm64"}.get(platform.machine(), "amd64")
+"""As images name it."""
 USER_FOLDERS = ("bin", "sbin", "lib", "lib64")
 """Links into /usr, as on a merged-/usr distribution: mounting the host's /usr is then enough."""
 FOLDERS = ("usr", "etc", "tmp", "root", "run", "var", "var/tmp", "home")
@@ -161,7 +164,7 @@ def image_archive(image: Image, *, programs: Mapping[str, bytes]) -> bytes:
     )
     config = json.dumps(
         {
-            "architecture": "amd64",
+            "architecture": ARCHITECTURE,
             "os": "linux",
             "config": {"Entrypoint": list(image.command)},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_digest(layer)}"]},

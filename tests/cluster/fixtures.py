@@ -1,28 +1,37 @@
 """The pytest fixtures of test clusters, imported by `tests/conftest.py`.
 
 `control_plane` and `node_cluster` live for the session and end with it, however it ends. A cluster
-that CONCERTINA_KUBECONFIG names is used instead of both. Where there can be none, tests are skipped
-with the reason, or fail with it where CONCERTINA_REQUIRE_CLUSTER is 1.
+that CONCERTINA_TEST_KUBECONFIG names is used instead of both, unless Concertina is installed there.
+Where there can be none, tests are skipped with the reason, or fail with it where
+CONCERTINA_REQUIRE_CLUSTER is 1.
 """
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+from concertina_operator.cluster.install import install_objects
+from concertina_operator.cluster.rights import trainer_binding
 from tests.cluster.build import CONTROL_PLANE, REQUIRED, TOOLS, binaries, missing
 from tests.cluster.cluster import Cluster, open_cluster, wait_for_namespace
-from tests.cluster.layout import Layout, Level, default_state, free_ports
-from tests.cluster.lifecycle import start, stop
+from tests.cluster.layout import PREFIX, Layout, Level, default_state, free_ports
+from tests.cluster.lifecycle import NAMESPACES, start, stop, sweep
 from tests.cluster.packages import missing_packages
+from tests.concertina_operator.cluster.installed import path_of
 
-FOREIGN = "CONCERTINA_KUBECONFIG"
+FOREIGN = "CONCERTINA_TEST_KUBECONFIG"
+INSTALLED = (
+    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/adaptivetrainingjobs.concertina.dev"
+)
 TESTS = "tests"
 """The use of the folder of the session's node: `down` on the command line leaves it alone."""
 NODE_GPUS = 8
@@ -35,6 +44,7 @@ def control_plane() -> Iterator[Cluster]:
     """An API server with its controllers and KWOK; no pod runs, but on KWOK's nodes it seems so."""
     if foreign := _foreign(Level.CONTROL_PLANE):
         yield foreign
+        _clear(foreign)
         return
     with control_plane_of_its_own() as cluster:
         yield cluster
@@ -45,6 +55,7 @@ def node_cluster() -> Iterator[Cluster]:
     """A cluster of one real node with eight imagined GPUs."""
     if foreign := _foreign(Level.NODE):
         yield foreign
+        _clear(foreign)
         return
     with node_of_its_own(audit=True) as cluster:
         yield cluster
@@ -69,7 +80,8 @@ def control_plane_of_its_own(
     *, queries_per_second: int = 200, audit: bool = True
 ) -> Iterator[Cluster]:
     """A control plane beside all others, for a test that stops parts of it."""
-    state = Path(tempfile.mkdtemp(prefix="concertina-"))
+    sweep()
+    state = Path(tempfile.mkdtemp(prefix=PREFIX))
     layout = Layout(
         level=Level.CONTROL_PLANE,
         state=state,
@@ -123,6 +135,9 @@ def obstacle(level: Level) -> str | None:
         return "a node needs root"
     if packages := missing_packages():
         return f"a node needs these packages: {' '.join(packages)}"
+    tried = subprocess.run([*NAMESPACES, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        return f"a node needs namespaces of its own: {tried.stderr.strip()}"
     return None
 
 
@@ -136,10 +151,29 @@ def required_or_skipped(reason: str) -> NoReturn:
 def _foreign(level: Level) -> Cluster | None:
     """The cluster that was given; None if one can be started; else the end of the test."""
     if given := os.environ.get(FOREIGN):
-        return open_cluster(Path(given))
+        return _spared(Path(given))
     if reason := obstacle(level):
         required_or_skipped(f"{reason}; or name a cluster in {FOREIGN}")
     return None
+
+
+@cache
+def _spared(kubeconfig: Path) -> Cluster:
+    """The cluster, unless somebody works with what tests would write over."""
+    cluster = open_cluster(kubeconfig)
+    with closing(cluster.admin()) as api:
+        if api.find(INSTALLED) is not None:
+            required_or_skipped(
+                f"Concertina is installed on the cluster of {FOREIGN}: {cluster.url}"
+            )
+    return cluster
+
+
+def _clear(cluster: Cluster) -> None:
+    """Take away what tests have installed on a cluster that outlives them."""
+    with closing(cluster.admin()) as api:
+        for entry in (*install_objects(image="none"), trainer_binding("default")):
+            api.delete(path_of(entry))
 
 
 @contextmanager

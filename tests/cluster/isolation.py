@@ -12,6 +12,10 @@ from tests.cluster.components import HOST_FOLDERS, TUNABLES
 from tests.cluster.layout import CGROUP, GATEWAY, LINK, NODE_ADDRESS, POD_NETWORK, SERVICE_NETWORK
 
 CGROUPS = Path("/sys/fs/cgroup")
+SWITCH = CGROUPS / "cgroup.subtree_control"
+"""With cgroup v2 alone: which controllers groups below the root have."""
+DELEGATED = "delegated-on-host"
+"""The file that names the controllers that they had not before."""
 MADE = "made-on-host"
 """The file that names the mount points that were not there before."""
 
@@ -27,6 +31,7 @@ def prepare(state: Path) -> None:
         tunable = state / "tunables" / name
         tunable.parent.mkdir(parents=True, exist_ok=True)
         tunable.write_text(f"{value}\n")
+    _delegate(state)
     for root in _cgroup_roots():
         (root / CGROUP).mkdir(exist_ok=True)
         for name in ("cpuset.cpus", "cpuset.mems"):
@@ -57,6 +62,7 @@ def clear(state: Path) -> None:
     _remove_link()
     for root in _cgroup_roots():
         wait_for(lambda at=root / CGROUP: _removed(at), lambda at=root: f"{at}/{CGROUP} is in use")
+    _undelegate(state)
     for name in (state / MADE).read_text().split():
         path = Path(name)
         if path.is_dir() and not any(path.iterdir()):
@@ -88,6 +94,22 @@ def _cgroup_roots() -> list[Path]:
         return [CGROUPS]
     # The empty v2 hierarchy that systemd mounts beside those of v1 gets its share too.
     return [path for path in CGROUPS.iterdir() if path.is_dir() and not path.is_symlink()]
+
+
+def _delegate(state: Path) -> None:
+    """Let groups below the root of cgroup v2 have all of its controllers, as a kubelet asks."""
+    if SWITCH.exists():
+        there = set((CGROUPS / "cgroup.controllers").read_text().split())
+        missing = sorted(there - set(SWITCH.read_text().split()))
+        (state / DELEGATED).write_text("\n".join(missing))
+        for controller in missing:
+            SWITCH.write_text(f"+{controller}")
+
+
+def _undelegate(state: Path) -> None:
+    if (state / DELEGATED).exists():
+        for controller in (state / DELEGATED).read_text().split():
+            SWITCH.write_text(f"-{controller}")
 
 
 def _removed(cgroup: Path) -> bool:

@@ -23,6 +23,8 @@ NODE_NAME = "node-0"
 LINK = "concertina0"
 """The name of the host's end of the link."""
 CGROUP = "concertina-test"
+PREFIX = "concertina-cluster-"
+"""Of the folders of control planes that live beside others."""
 LAYOUT = "layout.json"
 """The file that says that a folder is a cluster's, and what it is."""
 

@@ -28,7 +28,15 @@ from tests.cluster.documents import (
     image_archive,
     kwok_options,
 )
-from tests.cluster.layout import LAYOUT, NODE_NAME, Layout, Level, read_layout, write_layout
+from tests.cluster.layout import (
+    LAYOUT,
+    NODE_NAME,
+    PREFIX,
+    Layout,
+    Level,
+    read_layout,
+    write_layout,
+)
 from tests.cluster.processes import Process, reap
 
 START_SECONDS = 180.0
@@ -87,6 +95,14 @@ def stop(state: Path) -> None:
         return  # by one that waited for this end: it removes what was left before it starts
 
 
+def sweep() -> None:
+    """Remove the folders of control planes whose session was killed."""
+    for state in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        root = _recorded_root(state)
+        if root is not None and not root.is_alive():
+            _remove(state)
+
+
 def is_machine_taken() -> bool:
     """Whether a node runs on this machine, whoever started it."""
     try:
@@ -128,7 +144,7 @@ def _machine(layout: Layout, *, patience_seconds: float) -> Iterator[int | None]
 @contextmanager
 def _node_lock(*, patience_seconds: float) -> Iterator[int]:
     """The one lock of this machine's nodes, which a supervisor keeps while it runs."""
-    path = Path(tempfile.gettempdir()) / "concertina-node.lock"
+    path = Path("/run/concertina-node.lock")  # one for all users and temporary folders
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         deadline = time.monotonic() + patience_seconds

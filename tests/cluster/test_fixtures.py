@@ -23,7 +23,7 @@ def test_says_what_is_missing(tmp_path, required, want_code, want_outcome):
         **os.environ,
         "XDG_CACHE_HOME": str(tmp_path),
         "CONCERTINA_REQUIRE_CLUSTER": required,
-        "CONCERTINA_KUBECONFIG": "",
+        "CONCERTINA_TEST_KUBECONFIG": "",
     }
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", ASKS],
