@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread per process: workers share the machine's cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo cluster test test-cluster test-all lint bench clean
+.PHONY: setup demo cluster test test-local test-all lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -22,12 +22,12 @@ demo: setup
 cluster: setup
 	$(BIN)/python -m tests.cluster.build
 
-test: setup
-	$(BIN)/pytest -m "not matrix and not cluster"
+test: setup cluster
+	$(BIN)/pytest -m "not matrix"
 
-# Those that need a Kubernetes as well.
-test-cluster: setup cluster
-	$(BIN)/pytest -m "cluster and not matrix"
+# Without a Kubernetes.
+test-local: setup
+	$(BIN)/pytest -m "not matrix and not cluster"
 
 test-all: setup cluster
 	$(BIN)/pytest
