@@ -12,7 +12,7 @@ from typing import Any
 
 from concertina_api.v1alpha1 import CleanupPolicy, ConditionType, Intent, RetryStatus
 from concertina_operator.actions import DeletePod, Event, EventType
-from concertina_operator.backoff import AFTER_GIVING_BACK, backoff
+from concertina_operator.backoff import after_giving_back
 from concertina_operator.conditions import Claim, holds
 from concertina_operator.departures import InForce
 from concertina_operator.pods import PodChanges, cleanup, pod_changes
@@ -127,7 +127,7 @@ def awaited(situation: Situation) -> Course:
 
 
 def finishing(situation: Situation) -> Course:
-    """The leader is finished: the others exit too; who does not in time is deleted."""
+    """The leader is finished: all exit; who does not in time is deleted."""
     assert situation.membership is not None
     following = concluded(situation.membership, number=situation.number)
     limit = timedelta(seconds=situation.spec.scaling.leave_deadline_seconds)
@@ -135,9 +135,7 @@ def finishing(situation: Situation) -> Course:
     slow = tuple(
         DeletePod(name=entry.pod.name, uid=entry.pod.uid, reason="still runs after the end")
         for entry in situation.standings
-        if entry.is_alive
-        and not entry.pod.deleting
-        and not (entry.report is not None and entry.report.finished)
+        if entry.is_alive and not entry.pod.deleting
     )
     return Course(
         state="Finishing",
@@ -196,7 +194,9 @@ def nameless(situation: Situation) -> Course:
 def given_back(situation: Situation) -> Course:
     """Too few pods became warm in time: release all, so that another job can have them."""
     attempt = situation.before.retry.count + 1
-    pause = backoff(attempt, base=AFTER_GIVING_BACK, job_uid=situation.uid)
+    pause = after_giving_back(
+        attempt, ready_deadline=situation.ready_deadline, job_uid=situation.uid
+    )
     floor = smallest_size(situation.spec.pods)
     message = (
         f"fewer than {floor} pods were warm for {situation.ready_deadline.total_seconds():g} s:"

@@ -1,7 +1,7 @@
 """Decides whether a job has completed or failed. Called by plan.py.
 
 Pure: no I/O, no clock. Completed: a leader reports that the run is finished and every member of
-the last round ended with 0 (or reports so); without such a report, all members ended with 0. A
+the last round ended with 0; without such a report, all members ended with 0. A
 failure is counted once per round, whoever it was that fell over first; what was not seen (a pod
 that is gone, a node that died) is not counted, and a pod that leaves may exit with any code.
 """
@@ -247,9 +247,8 @@ def _has_failed(standing: Standing) -> bool:
 
 
 def _is_done(standing: Standing) -> bool:
-    finished = standing.report is not None and standing.report.finished
-    return (
-        standing.pod.exit_code == 0
-        or finished
-        or standing.has_phase(PodPhase.FINISHED, PodPhase.LEFT)
-    )
+    """Whether the pod has ended well, or has nothing left to do and was told to end."""
+    if standing.pod.exit_code == 0 or standing.has_phase(PodPhase.LEFT):
+        return True
+    is_finished = standing.report is not None and standing.report.finished
+    return is_finished and (standing.pod.deleting or standing.pod.ended)

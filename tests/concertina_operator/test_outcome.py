@@ -8,6 +8,7 @@ from tests.concertina_operator.factories import a_member, a_membership, a_pod, a
 
 FINISHED = {"phase": PodPhase.FINISHED, "finished": True}
 TRAINING = {"phase": PodPhase.TRAINING, "round": 1}
+ENDED = {"exit_code": 0}
 
 
 def a_failure(**fields):
@@ -23,8 +24,26 @@ def a_failure(**fields):
         ),
         pytest.param(
             [a_standing(0, **FINISHED), a_standing(1, **FINISHED)],
+            Ending.FINISHING,
+            id="all reports are finished, all pods still exit",
+        ),
+        pytest.param(
+            [a_standing(0, pod=ENDED, **FINISHED), a_standing(1, pod=ENDED, **FINISHED)],
             Ending.COMPLETED,
-            id="all reports are finished",
+            id="all are finished and have ended with 0",
+        ),
+        pytest.param(
+            [
+                a_standing(0, pod=ENDED, **FINISHED),
+                a_standing(1, pod={"exit_code": 143, "deleting": True}, **FINISHED),
+            ],
+            Ending.COMPLETED,
+            id="one that is finished was told to end and did",
+        ),
+        pytest.param(
+            [a_standing(0, pod=ENDED, **FINISHED), a_standing(1, phase=PodPhase.LEFT)],
+            Ending.COMPLETED,
+            id="one has left before the end",
         ),
         pytest.param(
             [a_standing(0, **FINISHED), a_standing(1, **TRAINING)],
@@ -32,13 +51,15 @@ def a_failure(**fields):
             id="the leader is finished",
         ),
         pytest.param(
-            [a_standing(0, **FINISHED), a_standing(1, pod={"exit_code": 0}, **TRAINING)],
+            [a_standing(0, pod=ENDED, **FINISHED), a_standing(1, pod=ENDED, **TRAINING)],
             Ending.COMPLETED,
             id="the leader is finished and the other ended with 0",
         ),
-        pytest.param([a_standing(0, **FINISHED)], Ending.COMPLETED, id="the other is gone"),
         pytest.param(
-            [a_standing(0, **TRAINING), a_standing(1, pod={"exit_code": 0}, **FINISHED)],
+            [a_standing(0, pod=ENDED, **FINISHED)], Ending.COMPLETED, id="the other is gone"
+        ),
+        pytest.param(
+            [a_standing(0, **TRAINING), a_standing(1, pod=ENDED, **FINISHED)],
             Ending.AWAITED,
             id="one that does not lead says that all is finished",
         ),
@@ -87,7 +108,8 @@ def test_a_job_ends_when_its_last_members_are_done(standings, want_ending):
 
 def test_members_of_an_empty_last_round_are_those_that_leave_it():
     membership = a_membership(2, leaving=(a_member(0),), intent="Stop")
-    assert ending(membership, [a_standing(0, **FINISHED)]) is Ending.COMPLETED
+    assert ending(membership, [a_standing(0, **FINISHED)]) is Ending.FINISHING
+    assert ending(membership, [a_standing(0, pod=ENDED, **FINISHED)]) is Ending.COMPLETED
     assert ending(membership, [a_standing(0, phase=PodPhase.LEFT)]) is Ending.RUNNING
     assert ending(None, []) is Ending.RUNNING
 

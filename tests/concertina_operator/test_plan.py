@@ -381,6 +381,19 @@ def test_a_finished_leader_sends_the_others_home():
     assert says(cluster, "Completed") == ("True", "Finished")
 
 
+def test_finished_pods_that_do_not_exit_are_deleted_after_the_leave_deadline():
+    cluster = a_cluster(effective=64)
+    for pod in cluster.pods.values():
+        pod.phase, pod.finished, pod.silent = PodPhase.FINISHED, True, True
+    cluster.reconcile()
+    assert (cluster.job.status.state, says(cluster, "Completed")[0]) == ("Finishing", "False")
+    cluster.now += cluster.last.requeue_after.total_seconds()
+    cluster.reconcile()
+    assert [action.name for action in cluster.last.actions] == names(0, 1)
+    cluster.reconcile()
+    assert says(cluster, "Completed") == ("True", "Finished")
+
+
 def test_a_job_that_ends_does_not_wait_for_workers_that_were_started_anew():
     cluster = a_cluster(failure_policy={"backoff_limit": 0})
     cluster.restart_workers(cluster.pods["tiny-lm-0"], message="ValueError")
