@@ -14,6 +14,7 @@ from concertina_operator.commands.live import (
     live_job,
     patch_job,
 )
+from concertina_operator.commands.live_plan import switched
 from concertina_operator.commands.options import Output, job_options, show
 from concertina_operator.commands.rendering import description, job_summary, job_table
 
@@ -85,10 +86,9 @@ def resume(job: str, *, context: str | None, namespace: str | None, output: Outp
 
 def _switch(cluster: Cluster, name: str, *, suspended: bool, output: Output) -> None:
     before = bool(find_job(cluster, name)["spec"].get("suspend"))
-    patch_job(cluster, name, spec={"suspend": suspended})
-    what = "suspended: it saves a checkpoint and gives back its pods" if suspended else "resumed"
-    if before == suspended:
-        what = "suspended already" if suspended else "not suspended"
+    job = patch_job(cluster, name, spec={"suspend": suspended})
+    unchanged = "suspended already" if suspended else "not suspended"
+    what = unchanged if before == suspended else switched(job)
     document = {
         "namespace": cluster.namespace,
         "name": name,

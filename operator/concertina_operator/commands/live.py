@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from concertina_api.errors import ConcertinaError
+from concertina_api.errors import ConcertinaError, InvalidJob
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.facts import observed_from
 from concertina_operator.cluster.pod import JOB_LABEL
@@ -31,10 +31,16 @@ class LiveJob:
     """Those of the pods, in no order."""
 
     def observed(self) -> Observed:
-        """The facts that the operator would plan from. Raises InvalidJob."""
-        return observed_from(
-            self.job, membership=self.membership, pods=self.pods, reports=self.reports
-        )
+        """The facts that the operator would plan from. Raises InvalidJob with the job's name."""
+        try:
+            return observed_from(
+                self.job, membership=self.membership, pods=self.pods, reports=self.reports
+            )
+        except InvalidJob as error:
+            metadata = self.job["metadata"]
+            raise InvalidJob(
+                f"{metadata['namespace']}/{metadata['name']} cannot be read here:\n{error}"
+            ) from error
 
 
 def find_job(cluster: Cluster, name: str) -> Document:

@@ -8,11 +8,13 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, assert_never
 
-from concertina_api.v1alpha1 import Scaling
+from concertina_api.v1alpha1 import ConditionType, Scaling
 from concertina_operator.actions import Action, CreatePod, DeletePod, Plan, PublishMembership
 from concertina_operator.cluster.claims import MANAGER
+from concertina_operator.cluster.facts import read_status
 from concertina_operator.cluster.template import template_faults
-from concertina_operator.commands.live import LiveJob
+from concertina_operator.commands.live import Document, LiveJob
+from concertina_operator.conditions import holds
 from concertina_operator.explain import explain_plan
 from concertina_operator.observed import Observed
 from concertina_operator.plan import plan
@@ -59,12 +61,30 @@ def plan_document(observed: Observed, decided: Plan) -> dict[str, Any]:
 def hindrances(observed: Observed) -> Iterator[str]:
     """Why the operator would not do what the plan says."""
     spec = observed.job.spec
-    if spec.scaling.mode is not Scaling.AUTO:
-        yield f"scaling.mode is {spec.scaling.mode.value}: the operator changes nothing"
-    if spec.managed_by not in (None, "", MANAGER):
-        yield f"managedBy is {spec.managed_by}: this operator leaves the job alone"
+    yield from abstentions(mode=spec.scaling.mode, managed_by=spec.managed_by)
     for fault in template_faults(spec):
         yield f"{fault}: the operator creates no pod"
+
+
+def abstentions(*, mode: str, managed_by: str | None) -> Iterator[str]:
+    """Why the operator does nothing for a job, whatever else its spec says."""
+    if mode != Scaling.AUTO:
+        yield f"scaling.mode is {mode}: the operator changes nothing"
+    if managed_by not in (None, "", MANAGER):
+        yield f"managedBy is {managed_by}: this operator leaves the job alone"
+
+
+def switched(job: Document) -> str:
+    """What becomes of a job that was suspended or resumed just now."""
+    spec, status = job["spec"], read_status(job)
+    word = "suspended" if spec["suspend"] else "resumed"
+    ends = (ConditionType.COMPLETED, ConditionType.FAILED)
+    if over := [name.value for name in ends if holds(status, name)]:
+        return f"{word}, which changes nothing: it is {over[0]}"
+    mode = spec.get("scaling", {}).get("mode", Scaling.AUTO)
+    if reasons := list(abstentions(mode=mode, managed_by=spec.get("managedBy"))):
+        return f"{word}, but {'; '.join(reasons)}"
+    return f"{word}: it saves a checkpoint and gives back its pods" if spec["suspend"] else word
 
 
 def _action(action: Action) -> dict[str, Any]:

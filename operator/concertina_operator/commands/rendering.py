@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import AdaptiveTrainingJob, JobStatus, Report
-from concertina_operator.cluster.facts import read_job
+from concertina_operator.cluster.facts import read_status
 from concertina_operator.cluster.pod import TEMPLATE_ANNOTATION
 from concertina_operator.cluster.template import template_hash
 from concertina_operator.commands.live import Document, LiveJob
-from concertina_operator.observed import PodFacts
+from concertina_operator.observed import Observed, PodFacts
 
 _JOBS: Final = ("NAME", "STATE", "PODS", "BATCH", "STEP", "LOSS", "NOISE", "AGE")
 _PODS: Final = ("NAME", "STATUS", "TRAINER", "ROUND", "NODE", "AGE")
@@ -40,10 +41,14 @@ def job_summary(job: Document) -> dict[str, Any]:
 
 
 def description(live: LiveJob, *, events: Iterable[Document], now: datetime) -> Iterator[str]:
-    """Everything about one job, in sections."""
-    observed = live.observed()
-    yield from _head(observed.job)
-    yield from _old_templates(observed.job, live.pods)
+    """Everything about one job, in sections; of a spec that cannot be read, why it cannot."""
+    observed = None
+    try:
+        observed = live.observed()
+        yield from _head(observed.job)
+        yield from _old_templates(observed.job, live.pods)
+    except InvalidJob as error:
+        yield str(error)
     rows = [
         (
             entry.type.value,
@@ -52,16 +57,11 @@ def description(live: LiveJob, *, events: Iterable[Document], now: datetime) -> 
             age(entry.last_transition_time, now=now),
             entry.message,
         )
-        for entry in observed.job.status.conditions
+        for entry in read_status(live.job).conditions
     ]
     yield from _section(_CONDITIONS, rows)
-    nodes = {pod["metadata"]["name"]: pod["spec"].get("nodeName") for pod in live.pods}
-    pods = [
-        _pod_row(pod, observed.reports.get(pod.name), node=nodes[pod.name], now=now)
-        for pod in observed.pods
-    ]
-    yield from _section(_PODS, pods)
-    yield from (f"  {pod.message}" for pod in observed.pods if pod.message)
+    if observed is not None:
+        yield from _pods_of(observed, live.pods, now=now)
     told = sorted(events, key=_event_time)
     yield from _section(
         ("LAST", "TYPE", "EVENT", "MESSAGE"), [_event_row(entry, now=now) for entry in told]
@@ -81,7 +81,7 @@ def age(moment: datetime | None, *, now: datetime) -> str:
 
 def _job_row(job: Document, *, everywhere: bool, now: datetime) -> tuple[str, ...]:
     metadata = job["metadata"]
-    status = read_job(job).status
+    status = read_status(job)
     progress = status.progress
     row = (
         metadata["name"],
@@ -141,6 +141,16 @@ def _old_templates(job: AdaptiveTrainingJob, pods: Sequence[Document]) -> Iterat
     ]
     if old:
         yield f"  {'template':<10}older than the job's in {len(old)} pod(s): {', '.join(old)}"
+
+
+def _pods_of(observed: Observed, pods: Sequence[Document], *, now: datetime) -> Iterator[str]:
+    nodes = {pod["metadata"]["name"]: pod["spec"].get("nodeName") for pod in pods}
+    rows = [
+        _pod_row(pod, observed.reports.get(pod.name), node=nodes[pod.name], now=now)
+        for pod in observed.pods
+    ]
+    yield from _section(_PODS, rows)
+    yield from (f"  {pod.message}" for pod in observed.pods if pod.message)
 
 
 def _pod_row(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from concertina_operator.commands.live_plan import plan_document, plan_of, told
+from concertina_operator.commands.live_plan import plan_document, plan_of, switched, told
 from tests.concertina_operator.commands.documents import (
     NOW,
     a_job_document,
@@ -92,3 +92,49 @@ def test_a_grant_limits_the_plan() -> None:
 def test_what_hinders_the_operator_is_said(fields: dict[str, Any], want: str) -> None:
     live = a_live_job(job=a_job_document(a_trained_spec(**fields)))
     assert list(told(*plan_of(live, now=NOW)))[-1] == want
+
+
+@pytest.mark.parametrize(
+    ("spec", "condition", "want"),
+    [
+        pytest.param(
+            {"suspend": True},
+            None,
+            "suspended: it saves a checkpoint and gives back its pods",
+            id="suspended",
+        ),
+        pytest.param({"suspend": False}, None, "resumed", id="resumed"),
+        pytest.param(
+            {"suspend": True},
+            "Completed",
+            "suspended, which changes nothing: it is Completed",
+            id="completed",
+        ),
+        pytest.param(
+            {"suspend": False},
+            "Failed",
+            "resumed, which changes nothing: it is Failed",
+            id="failed",
+        ),
+        pytest.param(
+            {"suspend": True, "scaling": {"mode": "Recommend"}},
+            None,
+            "suspended, but scaling.mode is Recommend: the operator changes nothing",
+            id="mode",
+        ),
+        pytest.param(
+            {"suspend": True, "managedBy": "kueue.x-k8s.io/multikueue"},
+            None,
+            "suspended, but managedBy is kueue.x-k8s.io/multikueue:"
+            " this operator leaves the job alone",
+            id="managed-by-another",
+        ),
+    ],
+)
+def test_a_switch_promises_only_what_the_operator_will_do(
+    spec: dict[str, Any], condition: str | None, want: str
+) -> None:
+    conditions = [{"type": condition, "status": "True", "reason": "r"}] if condition else []
+    job = a_job_document(status={"conditions": conditions})
+    job["spec"] |= spec
+    assert switched(job) == want

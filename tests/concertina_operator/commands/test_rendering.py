@@ -45,6 +45,28 @@ def test_a_table_has_a_row_per_job() -> None:
     assert first.index("Training") == second.index("-  ") == head.index("STATE")
 
 
+def an_unreadable_job(**fields: Any) -> dict[str, Any]:
+    """A job as a definition of another version takes it."""
+    document = a_job_document(**fields)
+    document["spec"]["batch"]["rule"] = {"name": "FutureRule"}
+    return document
+
+
+def test_a_job_whose_spec_cannot_be_read_has_a_row_like_the_others() -> None:
+    jobs = [an_unreadable_job(status=STATUS), a_job_document(name="another")]
+    _, first, second = job_table(jobs, everywhere=False, now=NOW)
+    assert first.split()[:4] == ["tiny-lm", "Training", "1/2", "64"]
+    assert second.split()[0] == "another"
+
+
+def test_a_job_whose_spec_cannot_be_read_is_described_as_far_as_it_can() -> None:
+    live = a_live_job(a_pod_document(0), job=an_unreadable_job(status=STATUS))
+    lines = list(description(live, events=(), now=NOW))
+    assert lines[0].startswith("ml/tiny-lm cannot be read here:\nspec.batch.rule.name: ")
+    rows = [line.split() for line in lines]
+    assert ["Ready", "True", "Training", "5m", "round", "3", "trains"] in rows
+
+
 def test_a_table_of_all_namespaces_names_them() -> None:
     head, row = job_table([a_job_document()], everywhere=True, now=NOW)
     assert (head.split()[0], row.split()[0]) == ("NAMESPACE", "ml")
