@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from concertina_api.v1alpha1 import Member, Membership, PodPhase
 from concertina_operator.acceptance import Standing
+from concertina_operator.observed import PodFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +93,9 @@ def _loss(member: Member, standing: Standing | None) -> str | None:
         return "its pod is gone"
     pod, report = standing.pod, standing.report
     if pod.exit_code is not None:
-        return f"its trainer ended with code {pod.exit_code}"
+        return f"its trainer ended with code {pod.exit_code}{_why(pod)}"
     if pod.ended:
-        return f"its pod is {pod.phase.value}"
+        return f"its pod is {pod.phase.value}{_why(pod)}"
     if report is None:
         return None  # a report can vanish, and its agent writes it again
     if report.incarnation != member.incarnation:
@@ -102,6 +103,10 @@ def _loss(member: Member, standing: Standing | None) -> str | None:
     if report.phase in (PodPhase.FAILED, PodPhase.LEFT, PodPhase.FINISHED):
         return f"it reports that it has {report.phase.value.lower()}"
     return None
+
+
+def _why(pod: PodFacts) -> str:
+    return f" ({pod.ending})" if pod.ending else ""
 
 
 def _has_handed_over(member: Member, standing: Standing | None) -> bool:

@@ -44,6 +44,12 @@ class PodFacts:
     """The pod has a deletionTimestamp (or its process was told to end by a DeletePod)."""
     exit_code: int | None = None
     """Exit code of the trainer container (a signal as -n or 128 + n); None until it ended."""
+    setup_failed: bool = False
+    """An init container ended badly, so the trainer container never started."""
+    disrupted: bool = False
+    """Kubernetes ended it, for reasons of its own: an eviction, a preemption, a taint."""
+    ending: str = ""
+    """Why it ended, in the server's words, as far as they say more than the exit code."""
     message: str = ""
     """Why the pod is not running, in the server's words."""
 

@@ -1,9 +1,11 @@
 """Decides whether a job has completed or failed. Called by plan.py.
 
 Pure: no I/O, no clock. Completed: a leader reports that the run is finished and every member of
-the last round ended with 0; without such a report, all members ended with 0. A
-failure is counted once per round, whoever it was that fell over first; what was not seen (a pod
-that is gone, a node that died) is not counted, and a pod that leaves may exit with any code.
+the last round ended with 0; without such a report, all members ended with 0. A failure is counted
+once per round, whoever it was that fell over first; what was not seen (a pod that is gone, a node
+that died) is not counted, and a pod that leaves may exit with any code. A pod that ends before any
+round has named it is a failure too, so that the next one is not created at once; it counts when
+its own containers failed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,6 +28,8 @@ GOOD_STEPS = 1000
 """Steps without a failure after which the count starts anew."""
 REMEMBERED = 256
 """Rounds, and incarnations of pods that are gone, that the count remembers."""
+_NOBODYS_FAULT = (FailureCause.ROUND_TIMEOUT, FailureCause.NOT_STARTED)
+"""Causes that do not count against backoffLimit."""
 
 
 class Ending(StrEnum):
@@ -116,7 +120,7 @@ def failures(
         (
             entry
             for entry in ordered
-            if entry.failure.cause is not FailureCause.ROUND_TIMEOUT
+            if entry.failure.cause not in _NOBODYS_FAULT
             and (entry.failure.round not in start.rounds if entry.failure.round else is_new_attempt)
         ),
         None,
@@ -176,22 +180,45 @@ def _found(
 def _failure_of(
     standing: Standing, member: Member | None, membership: Membership | None
 ) -> Failure | None:
-    """What the pod reports, else what its exit code says."""
-    report, code = standing.report, standing.pod.exit_code
+    """What the pod reports, else what its exit code or its end says."""
+    report, pod = standing.report, standing.pod
     if report is not None and report.failure is not None:
         return report.failure
-    if not code:
+    if pod.exit_code and not pod.disrupted:
+        return _bad_exit(standing, pod.exit_code, member, membership)
+    if not pod.ended or not _is_new(standing, membership):
         return None
-    incarnation = report.incarnation if report else "unreported"
+    end = "it ended" if pod.exit_code is None else f"it ended with code {pod.exit_code}"
+    return Failure(
+        round=0,
+        incarnation=report.incarnation if report else "unreported",
+        cause=FailureCause.EXIT_CODE if pod.setup_failed else FailureCause.NOT_STARTED,
+        message=(pod.ending or f"{end} before it was in a round")[:512],
+    )
+
+
+def _bad_exit(
+    standing: Standing, code: int, member: Member | None, membership: Membership | None
+) -> Failure:
+    incarnation = standing.incarnation or "unreported"
     is_mistake = code == InvalidJob.exit_code
     by_signal = FailureCause.SIGNAL if code < 0 or code > 128 else FailureCause.EXIT_CODE
+    told = f"exit code {code}"
     return Failure(
         round=membership.round if membership and member else 0,
         incarnation=member.incarnation if member else incarnation,
         cause=FailureCause.INVALID_JOB if is_mistake else by_signal,
-        message=f"exit code {code}",
+        message=(f"{told}: {standing.pod.ending}" if standing.pod.ending else told)[:512],
         permanent=is_mistake,
     )
+
+
+def _is_new(standing: Standing, membership: Membership | None) -> bool:
+    """Whether no round has named the pod, as far as is known."""
+    listed = (*membership.members, *membership.leaving, *membership.lost) if membership else ()
+    was_in_a_round = standing.report is not None and standing.report.round > 0
+    is_over = standing.has_phase(PodPhase.LEFT, PodPhase.FINISHED)
+    return not (was_in_a_round or is_over or standing.pod.uid in {one.uid for one in listed})
 
 
 def _precedence(found: FoundFailure) -> tuple[bool, bool, bool, int, str]:
@@ -199,7 +226,7 @@ def _precedence(found: FoundFailure) -> tuple[bool, bool, bool, int, str]:
     failure = found.failure
     return (
         not failure.permanent,
-        failure.cause is FailureCause.ROUND_TIMEOUT,
+        failure.cause in _NOBODYS_FAULT,
         failure.rank < 0,
         failure.rank,
         found.pod,

@@ -15,6 +15,7 @@ from concertina_operator.arbitration import Verdict, arbitrate, commit_limit
 from concertina_operator.backoff import AFTER_FAILURE, AFTER_GIVING_BACK, backoff
 from concertina_operator.course import Course, in_force
 from concertina_operator.departures import InForce
+from concertina_operator.outcome import described
 from concertina_operator.pods import PodChanges, pod_changes
 from concertina_operator.rounds import NextRound, RoundReason, held, next_round, probed, reopened
 from concertina_operator.situation import Situation
@@ -211,7 +212,8 @@ def _retry_after_failures(situation: Situation) -> RetryStatus:
         return before
     attempt = max(before.count + 1, news.count.count)
     pause = backoff(attempt, base=AFTER_FAILURE, job_uid=situation.uid)
-    return RetryStatus(count=attempt, not_before=situation.now + pause)
+    cause = news.counted or news.found[0]
+    return RetryStatus(count=attempt, not_before=situation.now + pause, message=described(cause))
 
 
 def _retry_after_pods(

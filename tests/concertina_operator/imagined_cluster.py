@@ -41,6 +41,8 @@ class FakePod:
     """It is deleted and nothing in it can object."""
     silent: bool = False
     exit_code: int | None = None
+    rejected: str = ""
+    """Why its node would not have it."""
     probe: int = 0
     suspects: tuple[str, ...] = ()
     failure: dict | None = None
@@ -55,12 +57,12 @@ class FakePod:
 
     @property
     def runs(self) -> bool:
-        return self.exit_code is None
+        return self.exit_code is None and not self.rejected
 
     def facts(self) -> PodFacts:
         phase = Phase.PENDING if self.phase is None else Phase.RUNNING
-        if self.exit_code is not None:
-            phase = Phase.FAILED if self.exit_code else Phase.SUCCEEDED
+        if not self.runs:
+            phase = Phase.FAILED if self.exit_code or self.rejected else Phase.SUCCEEDED
         return PodFacts(
             name=self.name,
             uid=self.uid,
@@ -68,6 +70,7 @@ class FakePod:
             phase=phase,
             deleting=self.deleting,
             exit_code=self.exit_code,
+            ending=self.rejected,
         )
 
     def report(self) -> Report | None:

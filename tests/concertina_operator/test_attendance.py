@@ -30,7 +30,9 @@ def test_everyone_at_their_place():
             a_standing(1, pod={"uid": "another"}), "its pod is gone", id="pod of the same name"
         ),
         pytest.param(
-            a_standing(1, pod={"exit_code": -9}), "its trainer ended with code -9", id="killed"
+            a_standing(1, pod={"exit_code": -9, "ending": "OOMKilled"}),
+            "its trainer ended with code -9 (OOMKilled)",
+            id="killed",
         ),
         pytest.param(a_standing(1, pod={"phase": Phase.FAILED}), "its pod is Failed", id="evicted"),
         pytest.param(

@@ -154,6 +154,9 @@ def test_the_same_pod_can_fail_in_another_round():
     [
         pytest.param(a_standing(pod={"exit_code": 0}), id="ended with 0"),
         pytest.param(a_standing(pod={"phase": Phase.FAILED}), id="evicted, no exit code was seen"),
+        pytest.param(
+            a_standing(pod={"exit_code": 137, "disrupted": True}), id="evicted, its trainer killed"
+        ),
         pytest.param(a_standing(pod={"exit_code": 143, "deleting": True}), id="it was deleted"),
         pytest.param(a_standing(pod={"exit_code": 1}, leaving=True), id="it had its SIGTERM"),
         pytest.param(a_standing(failure=a_failure(cause="RoundTimeout")), id="the round timed out"),
@@ -183,6 +186,64 @@ def test_an_exit_code_tells_what_no_report_does(code, want_cause, want_permanent
     assert got.counted.failure.cause == want_cause
     assert (got.permanent is not None) == want_permanent
     assert described(got.counted) == f"tiny-lm-0 failed ({want_cause}): exit code {code}"
+
+
+def test_the_servers_words_stand_behind_the_exit_code():
+    killed = Standing(pod=a_pod(exit_code=137, ending="OOMKilled"))
+    got = news([killed], membership=a_membership(1, 0))
+    assert described(got.counted) == "tiny-lm-0 failed (Signal): exit code 137: OOMKilled"
+
+
+@pytest.mark.parametrize(
+    ("facts", "want_count", "want_words"),
+    [
+        pytest.param(
+            {"phase": Phase.FAILED, "ending": "OutOfnvidia.com/gpu: Node had no GPU"},
+            0,
+            "tiny-lm-1 failed (NotStarted): OutOfnvidia.com/gpu: Node had no GPU",
+            id="the kubelet would not have it",
+        ),
+        pytest.param(
+            {
+                "phase": Phase.FAILED,
+                "setup_failed": True,
+                "ending": "init container fetch ended with code 6",
+            },
+            1,
+            "tiny-lm-1 failed (ExitCode): init container fetch ended with code 6",
+            id="an init container failed",
+        ),
+        pytest.param(
+            {"exit_code": 0},
+            0,
+            "tiny-lm-1 failed (NotStarted): it ended with code 0 before it was in a round",
+            id="its command does not train",
+        ),
+        pytest.param(
+            {"phase": Phase.FAILED, "exit_code": 137, "disrupted": True, "ending": "Evicted"},
+            0,
+            "tiny-lm-1 failed (NotStarted): Evicted",
+            id="evicted while it started",
+        ),
+    ],
+)
+def test_a_pod_that_ends_before_any_round_is_a_failure(facts, want_count, want_words):
+    got = news([Standing(pod=a_pod(1, **facts))])
+    assert got.count.count == want_count
+    assert [described(entry) for entry in got.found] == [want_words]
+    assert news([Standing(pod=a_pod(1, **facts))], before=got.count).found == ()
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        pytest.param({"phase": PodPhase.LEFT}, id="it had left"),
+        pytest.param({"phase": PodPhase.TRAINING, "round": 1}, id="it was in an earlier round"),
+    ],
+)
+def test_a_pod_that_was_named_once_ends_as_it_likes(report):
+    got = news([a_standing(1, pod={"exit_code": 0}, **report)], membership=a_membership(2, 0))
+    assert got.found == ()
 
 
 def test_pods_that_fail_at_their_start_count_once_per_attempt_while_nobody_trains():

@@ -343,6 +343,25 @@ def test_a_failing_job_is_tried_again_up_to_its_limit():
     assert cluster.job.status.state == "Failed"
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_pods_that_no_node_will_have_are_tried_ever_more_rarely(trains):
+    cluster = a_cluster(settled=trains)
+    cluster.ask(64)
+    while cluster.now < 3600:
+        cluster.act()
+        actions = cluster.reconcile().actions
+        for pod in cluster.pods.values():
+            if pod.phase is None:
+                pod.rejected = "OutOfnvidia.com/gpu: Node had no GPU"
+        if not actions:
+            cluster.now += cluster.last.requeue_after.total_seconds()
+    assert 5 < cluster.born < 20
+    message = condition(cluster.job.status, ConditionType.PODS_READY).message
+    assert "(NotStarted): OutOfnvidia.com/gpu: Node had no GPU" in message
+    assert cluster.job.status.failures.count == 0
+    assert cluster.trains is trains
+
+
 def test_a_user_mistake_fails_the_job_at_once():
     cluster = a_cluster(effective=64)
     pod = cluster.pods["tiny-lm-1"]

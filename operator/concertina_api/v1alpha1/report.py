@@ -88,6 +88,8 @@ class FailureCause(StrEnum):
     NON_FINITE = "NonFinite"
     INVALID_JOB = "InvalidJob"
     ROUND_TIMEOUT = "RoundTimeout"
+    NOT_STARTED = "NotStarted"
+    """The pod ended before it was in any round, and not by its own fault."""
 
 
 class Failure(Model):

@@ -104,6 +104,8 @@ class RetryStatus(Model):
     """Attempts in a row that did not lead to the wanted number of members."""
     not_before: AwareDatetime | None = None
     """No pod is created earlier than this."""
+    message: Text = ""
+    """What failed in the newest attempt; empty when pods were given back."""
 
 
 class JobStatus(Model):

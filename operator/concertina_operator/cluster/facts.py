@@ -30,6 +30,10 @@ from concertina_operator.cluster.template import trainer_container_name
 from concertina_operator.observed import Observed, Phase, PodFacts
 
 MAX_REPORT_BYTES: Final = 16 * 1024
+MAX_ENDING: Final = 256
+"""Characters; a container may write 4 KiB about its end."""
+_QUIET_ENDS: Final = frozenset({"Completed", "Error"})
+"""Reasons that say no more than the exit code."""
 _QUIET_WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
 """What a container that starts as it should waits for."""
 _CONDITIONS: Final = frozenset(ConditionType)
@@ -142,12 +146,12 @@ def read_pod(document: Mapping[str, Any], _: OwnedPod | None = None) -> OwnedPod
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             phase=Phase(phase) if phase in _PHASES else Phase.UNKNOWN,
             placed=bool(document["spec"].get("nodeName")),
-            ready=any(
-                entry.get("type") == "Ready" and entry.get("status") == "True"
-                for entry in status.get("conditions") or ()
-            ),
+            ready=_holds(status, "Ready"),
             deleting="deletionTimestamp" in metadata,
             exit_code=int(ended.get("exitCode", -1)) if ended is not None else None,
+            setup_failed=ended is None and any(_failed_setups(status)),
+            disrupted=_holds(status, "DisruptionTarget"),
+            ending="; ".join(_end_in_words(status, ended))[:MAX_ENDING],
             message="; ".join(_hindrances(document)),
         ),
     )
@@ -217,6 +221,40 @@ def _hindrances(document: Mapping[str, Any]) -> Iterator[str]:
             if waiting.get("reason", "") not in _QUIET_WAITS:
                 told = waiting.get("message") or waiting["reason"]
                 yield f"{name}: container {entry['name']}: {told}"
+
+
+def _holds(status: Mapping[str, Any], name: str) -> bool:
+    """Whether a condition of the pod is True."""
+    return any(
+        entry.get("type") == name and entry.get("status") == "True"
+        for entry in status.get("conditions") or ()
+    )
+
+
+def _failed_setups(status: Mapping[str, Any]) -> Iterator[str]:
+    """Init containers that ended badly, in words, once the pod is given up."""
+    if status.get("phase") != "Failed":
+        return
+    for entry in status.get("initContainerStatuses") or ():
+        ended = (entry.get("state") or {}).get("terminated") or {}
+        if code := ended.get("exitCode", 0):
+            told = "".join(f": {words}" for words in _reason_in_words(ended))
+            yield f"init container {entry['name']} ended with code {code}{told}"
+
+
+def _end_in_words(status: Mapping[str, Any], ended: Mapping[str, Any] | None) -> Iterator[str]:
+    """Why the pod or its trainer ended, beyond the exit code."""
+    if status.get("phase") == "Failed":
+        yield from _reason_in_words(status)
+    yield from _failed_setups(status) if ended is None else _reason_in_words(ended)
+
+
+def _reason_in_words(part: Mapping[str, Any]) -> Iterator[str]:
+    """Reason and message of a pod's status or of a container's end, where they say something."""
+    reason = part.get("reason", "")
+    told = [reason if reason not in _QUIET_ENDS else "", (part.get("message") or "").strip()]
+    if any(told):
+        yield ": ".join(text for text in told if text)
 
 
 def _mistakes(error: ValidationError) -> Iterator[str]:

@@ -4,6 +4,7 @@ import pytest
 
 from concertina_api.errors import InvalidJob
 from concertina_operator.cluster.facts import (
+    MAX_ENDING,
     MAX_REPORT_BYTES,
     HeardReport,
     observed_from,
@@ -63,8 +64,9 @@ def a_membership(*, owner=UID, **spec):
     }
 
 
-def ended(name, code):
-    return {"name": name, "state": {"terminated": {"exitCode": code}}}
+def ended(name, code, reason="", message=""):
+    terminated = {"exitCode": code, "reason": reason, "message": message}
+    return {"name": name, "state": {"terminated": terminated}}
 
 
 def waiting(name, **state):
@@ -126,6 +128,65 @@ def test_what_belongs_to_an_earlier_job_of_that_name_is_left_out():
 def test_the_outcome_of_a_pod_is_that_of_its_trainer(status, want_phase, want_code):
     facts = read_pod(a_pod(status=status)).facts
     assert (facts.phase, facts.exit_code) == (want_phase, want_code)
+
+
+@pytest.mark.parametrize(
+    ("status", "want_setup_failed", "want_ending"),
+    [
+        pytest.param({"containerStatuses": [ended("trainer", 1, "Error")]}, False, "", id="error"),
+        pytest.param(
+            {"containerStatuses": [ended("trainer", 137, "OOMKilled")]},
+            False,
+            "OOMKilled",
+            id="out of memory",
+        ),
+        pytest.param(
+            {"containerStatuses": [ended("trainer", 128, "StartError", "no python3 in $PATH\n")]},
+            False,
+            "StartError: no python3 in $PATH",
+            id="the command is not there",
+        ),
+        pytest.param(
+            {"reason": "UnexpectedAdmissionError", "message": "no GPU is healthy"},
+            False,
+            "UnexpectedAdmissionError: no GPU is healthy",
+            id="the kubelet would not have it",
+        ),
+        pytest.param(
+            {
+                "initContainerStatuses": [ended("fetch", 6, "Error", "no such host")],
+                "containerStatuses": [waiting("trainer", reason="PodInitializing")],
+            },
+            True,
+            "init container fetch ended with code 6: no such host",
+            id="an init container failed",
+        ),
+        pytest.param(
+            {
+                "initContainerStatuses": [ended("proxy", 143, "Error")],
+                "containerStatuses": [ended("trainer", 1, "Error")],
+            },
+            False,
+            "",
+            id="a sidecar ended after the trainer",
+        ),
+        pytest.param(
+            {"containerStatuses": [ended("trainer", 1, "Error", "x" * 4096)]},
+            False,
+            "x" * MAX_ENDING,
+            id="a long story",
+        ),
+    ],
+)
+def test_says_why_a_pod_ended(status, want_setup_failed, want_ending):
+    facts = read_pod(a_pod(status={"phase": "Failed"} | status)).facts
+    assert (facts.setup_failed, facts.ending) == (want_setup_failed, want_ending)
+    assert facts.ended
+
+
+def test_a_pod_whose_end_is_the_platforms_doing_says_so():
+    conditions = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
+    assert read_pod(a_pod(status={"phase": "Failed", "conditions": conditions})).facts.disrupted
 
 
 def test_a_pod_is_placed_once_it_has_a_node():
