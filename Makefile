@@ -38,8 +38,8 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup
-	for bench in resize_pause step_overhead checkpoint_blocking schedule; do \
+bench: setup cluster
+	for bench in resize_pause step_overhead checkpoint_blocking schedule resize_on_kubelet operator_failover; do \
 		$(BIN)/python tests/bench/$$bench.py $(BENCH_FLAGS) || exit 1; done
 
 clean:

@@ -160,7 +160,7 @@ def live_resize(run: KubeletRun, old: int, new: int) -> Resize:
     decided = next(row for row in steps if row["global_batch_size"] == ACCUMULATION * new)
     joiners = sorted(seen.created, key=seen.created.__getitem__)[old:]
     times = [
-        decided["time"] - decided["seconds"],
+        steps[steps.index(decided) - 1]["time"],
         seen.requested[ACCUMULATION * new],
         *(max(sighted[pod] for pod in joiners) for sighted in seen.by_pod()),
         seen.published[new],

@@ -15,7 +15,14 @@ from tests.bench.schedule import StepTimes
 from tests.bench.schedule_runs import Plan, Run
 
 FOLDER = Path(__file__).parent
-BENCHES = ("resize_pause", "step_overhead", "checkpoint_blocking", "schedule")
+BENCHES = (
+    "resize_pause",
+    "step_overhead",
+    "checkpoint_blocking",
+    "schedule",
+    "resize_on_kubelet",
+    "operator_failover",
+)
 UNIT = StepTimes(micro_batch=1.0, alone=1.0, together=2.0)
 
 
