@@ -9,7 +9,7 @@ from datetime import timedelta
 
 LONGEST = timedelta(seconds=600)
 AFTER_FAILURE = timedelta(seconds=2)
-AFTER_GIVING_BACK = timedelta(seconds=30)
+_AFTER_GIVING_BACK = timedelta(seconds=30)
 
 
 def backoff(attempt: int, *, base: timedelta, job_uid: str) -> timedelta:
@@ -21,3 +21,12 @@ def backoff(attempt: int, *, base: timedelta, job_uid: str) -> timedelta:
     digest = hashlib.sha256(f"{job_uid}/{attempt}".encode()).digest()
     share = int.from_bytes(digest[:4], "big") / 2**32
     return timedelta(seconds=round(delay.total_seconds() * (1 + share), 3))
+
+
+def after_giving_back(attempt: int, *, ready_deadline: timedelta, job_uid: str) -> timedelta:
+    """Waiting time after pods were not admitted within `ready_deadline` and were given back.
+
+    A job whose pods are expected soon asks for them again soon.
+    """
+    base = max(min(_AFTER_GIVING_BACK, ready_deadline), AFTER_FAILURE)
+    return backoff(attempt, base=base, job_uid=job_uid)

@@ -12,7 +12,7 @@ from concertina_api.v1alpha1 import Intent, Membership, RetryStatus
 from concertina_operator.account import events_of, holds_back, pods_ready, ready, state_of
 from concertina_operator.actions import Event, EventType
 from concertina_operator.arbitration import Verdict, arbitrate, commit_limit
-from concertina_operator.backoff import AFTER_FAILURE, AFTER_GIVING_BACK, backoff
+from concertina_operator.backoff import AFTER_FAILURE, after_giving_back, backoff
 from concertina_operator.course import Course, in_force
 from concertina_operator.departures import InForce
 from concertina_operator.outcome import described
@@ -221,7 +221,10 @@ def _retry_after_pods(
 ) -> RetryStatus:
     """The back-off after pods were given back; none any more once all wanted pods train."""
     if changes.given_back:
-        pause = backoff(retry.count + 1, base=AFTER_GIVING_BACK, job_uid=situation.uid)
-        return RetryStatus(count=retry.count + 1, not_before=situation.now + pause)
+        attempt = retry.count + 1
+        pause = after_giving_back(
+            attempt, ready_deadline=situation.ready_deadline, job_uid=situation.uid
+        )
+        return RetryStatus(count=attempt, not_before=situation.now + pause)
     is_complete = force.committed and len(force.members) == situation.size.wanted
     return RetryStatus() if is_complete and not situation.news.found else retry
