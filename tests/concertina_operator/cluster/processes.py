@@ -7,8 +7,9 @@ import re
 import subprocess
 import sys
 import threading
+import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,18 @@ class OperatorProcess:
     def leads(self) -> bool:
         return " leads" in self.log.read_text()
 
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def ask(self, path: str) -> str:
+        """What it answers on its port.
+
+        Raises:
+            urllib.error.HTTPError: it complains.
+        """
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port()}{path}") as answer:
+            return str(answer.read().decode())
+
 
 def operator_kubeconfig(cluster: Cluster, api: AdminApi, namespace: str, path: Path) -> Path:
     """A kubeconfig with the rights of an operator of this namespace alone."""
@@ -56,10 +69,12 @@ def operator_kubeconfig(cluster: Cluster, api: AdminApi, namespace: str, path: P
 
 
 @contextmanager
-def operator_process(kubeconfig: Path, namespace: str, log: Path) -> Iterator[OperatorProcess]:
+def operator_process(
+    kubeconfig: Path, namespace: str, log: Path, *arguments: str
+) -> Iterator[OperatorProcess]:
     """A replica that is killed in the end, if it still runs."""
     command = [sys.executable, "-m", "concertina_operator.cluster", "--port", "0"]
-    command += ["--namespace", namespace, "--lease-namespace", namespace]
+    command += ["--namespace", namespace, "--lease-namespace", namespace, *arguments]
     environment = os.environ | {"CONCERTINA_KUBECONFIG": str(kubeconfig)}
     with log.open("w") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
@@ -71,25 +86,32 @@ def operator_process(kubeconfig: Path, namespace: str, log: Path) -> Iterator[Op
 
 
 class MortalApi(Api):
-    """An API client whose process dies as soon as a certain write has arrived."""
+    """An API client whose process dies as soon as a certain write for a job has arrived."""
 
-    def __init__(self, *, dies_after: int | None) -> None:
+    def __init__(self, *, job: str, dies_after: int | None) -> None:
         super().__init__()
+        self._job = job
         self._dies_after = dies_after
         self.is_dead = threading.Event()
         self.writes: list[str] = []
-        """All but events, which are only told."""
+        """Those for the job; all but events, which are only told."""
 
     async def call(self, verb: str, path: str, **options: Any) -> dict[str, Any]:
         self._live()
         answer = await super().call(verb, path, **options)
         is_rehearsal = "dryRun" in (options.get("params") or {})
-        if verb != "GET" and not path.endswith("/events") and not is_rehearsal:
+        is_write = verb != "GET" and not path.endswith("/events") and not is_rehearsal
+        if is_write and self._concerns_job(path, options.get("body") or {}):
             self.writes.append(f"{verb} {path}")
             if len(self.writes) == self._dies_after:
                 self.is_dead.set()
         self._live()
         return answer
+
+    def _concerns_job(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Whether the job or one of its objects, which are named after it, is written."""
+        names = (*path.split("/"), body.get("metadata", {}).get("name", ""))
+        return any(name == self._job or name.startswith(f"{self._job}-") for name in names)
 
     def _live(self) -> None:
         if self.is_dead.is_set():
@@ -99,12 +121,18 @@ class MortalApi(Api):
 class ShellThread:
     """A leader's work in a thread, on a client of the test's choice."""
 
-    def __init__(self, namespace: str | None, *, dies_after: int | None = None) -> None:
+    def __init__(
+        self, namespace: str | None, *, job: str = "", dies_after: int | None = None
+    ) -> None:
+        """It dies after so many writes for this job; None lets it live."""
         self._namespace = namespace
+        self._job = job
         self._dies_after = dies_after
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self.metrics = Metrics()
         self.api: MortalApi
+        self.shell: Shell
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -121,9 +149,11 @@ class ShellThread:
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
-        async with MortalApi(dies_after=self._dies_after) as self.api:
-            shell = Shell(self.api, namespace=self._namespace, instance="test", metrics=Metrics())
-            self._task = asyncio.create_task(shell.run())
+        async with MortalApi(job=self._job, dies_after=self._dies_after) as self.api:
+            self.shell = Shell(
+                self.api, namespace=self._namespace, instance="test", metrics=self.metrics
+            )
+            self._task = asyncio.create_task(self.shell.run())
             self._started.set()
             with suppress(asyncio.CancelledError):
                 await self._task

@@ -1,74 +1,16 @@
 import asyncio
-from contextlib import asynccontextmanager
 
 import pytest
 
 from concertina_operator.cluster.client import Api
-from concertina_operator.cluster.reflector import Reflector
-from concertina_operator.cluster.store import Key, Store
+from concertina_operator.cluster.store import Key
+from tests.concertina_operator.cluster.followed import Followed
 
 
 @pytest.fixture(autouse=True)
 def reach(control_plane, monkeypatch):
     """Makes the product's own client find the control plane."""
     monkeypatch.setenv("CONCERTINA_KUBECONFIG", str(control_plane.kubeconfig))
-
-
-class Followed:
-    """The config maps with a label in a namespace, as a reflector knows them."""
-
-    def __init__(self, api, namespace):
-        self.api = api
-        self.path = f"/api/v1/namespaces/{namespace}/configmaps"
-        self.store = Store()
-        self.told = []
-        self.changed = asyncio.Event()
-        self.namespace = namespace
-        self.reflector = Reflector(
-            api,
-            self.path,
-            self.store,
-            read=lambda document, _: document["data"]["n"],
-            on_change=self.take,
-            params={"labelSelector": "followed"},
-        )
-
-    def take(self, key, value):
-        self.told.append((key.name, value, self.store.get(key) is not None))
-        self.changed.set()
-
-    async def until(self, condition):
-        async with asyncio.timeout(30):
-            while not condition():
-                self.changed.clear()
-                await self.changed.wait()
-
-    def document(self, name, n):
-        labels = {"followed": "yes"}
-        return {"metadata": {"name": name, "labels": labels}, "data": {"n": n}}
-
-    async def create(self, name, n="1"):
-        return await self.api.call("POST", self.path, body=self.document(name, n))
-
-    async def replace(self, name, n):
-        return await self.api.call("PUT", f"{self.path}/{name}", body=self.document(name, n))
-
-    async def delete(self, name):
-        await self.api.call("DELETE", f"{self.path}/{name}")
-
-    def known(self):
-        return {key.name: self.store.get(key) for key in self.store.all_keys()}
-
-    @asynccontextmanager
-    async def running(self):
-        self.reflector.synced.clear()
-        task = asyncio.create_task(self.reflector.run())
-        try:
-            async with asyncio.timeout(30):
-                await self.reflector.synced.wait()
-            yield
-        finally:
-            task.cancel()
 
 
 def with_followed(test, namespace):
@@ -95,6 +37,18 @@ def test_knows_what_was_there_and_what_changes(namespace):
             ("before", "2", True),
             ("before", "2", False),
         ]
+
+    with_followed(test, namespace)
+
+
+def test_a_change_of_what_nobody_reads_is_not_told(namespace):
+    async def test(followed):
+        await followed.create("mine")
+        async with followed.running():
+            await followed.replace("mine", "1", colour="blue")
+            await followed.create("next")
+            await followed.until(lambda: "next" in followed.known())
+        assert [name for name, _, _ in followed.told] == ["mine", "next"]
 
     with_followed(test, namespace)
 

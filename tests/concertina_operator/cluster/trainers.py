@@ -4,11 +4,14 @@ What they do is that of the imagined cluster of the plan's tests; here they see 
 membership, and write real reports and pod statuses.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from concertina_api.v1alpha1 import TrainingMembership, TrainingReport
-from tests.cluster.api import Api, wait_for
+from tests.cluster.api import Api, ApiFailure, wait_for
 from tests.concertina_operator.cluster.installed import GROUP
 from tests.concertina_operator.cluster.jobs import a_job
 from tests.concertina_operator.imagined_cluster import FakeCluster, FakePod
@@ -46,6 +49,8 @@ class Trainers:
     job: str = "tiny-lm"
     imagined: FakeCluster = field(default_factory=FakeCluster)
     told: dict[str, object] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+    """Names of pods whose agents do not start."""
 
     def turn(self) -> None:
         """Everybody looks once, acts, and says what has changed."""
@@ -56,8 +61,9 @@ class Trainers:
             if name not in self.imagined.pods:
                 self._end(pod)
         for pod in self.imagined.pods.values():
-            self._report(pod)
-            self._show(pod)
+            with passing_over_absent():
+                self._report(pod)
+                self._show(pod)
 
     def until(self, condition, what: str, *, seconds: float = 60.0):
         """Turns until the condition holds; its value."""
@@ -126,6 +132,9 @@ class Trainers:
         for name, document in found.items():
             metadata = document["metadata"]
             pod = known.setdefault(name, FakePod(name=name, uid=metadata["uid"], created=0))
+            if pod.phase is None:
+                # Nothing runs in a pod that the scheduler has no place for.
+                pod.silent = name in self.held or "nodeName" not in document["spec"]
             if "deletionTimestamp" in metadata and not pod.deleting:
                 pod.deleting = True
                 pod.doomed = not pod.runs or pod.phase is None
@@ -165,6 +174,16 @@ class Trainers:
     def _end(self, pod: FakePod) -> None:
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod.name}"
         self.api.delete(path, gracePeriodSeconds=0, preconditions={"uid": pod.uid})
+
+
+@contextmanager
+def passing_over_absent() -> Iterator[None]:
+    """For what is deleted while the test looks away: the next turn sees it."""
+    try:
+        yield
+    except ApiFailure as failure:
+        if failure.status != HTTPStatus.NOT_FOUND:
+            raise
 
 
 def _without_nulls(value: Any) -> Any:

@@ -1,0 +1,121 @@
+import asyncio
+
+import pytest
+
+from concertina_operator.cluster.facts import HeardReport, OwnedPod
+from concertina_operator.cluster.observe import Watched
+from concertina_operator.cluster.queue import Queue
+from concertina_operator.cluster.refusals import Refusals
+from concertina_operator.cluster.store import Key
+from tests.concertina_operator.factories import a_job, a_pod, at
+
+JOB = Key("ml", "tiny-lm")
+POD = Key("ml", "tiny-lm-0")
+
+
+def a_document(version, **metadata):
+    """The job as a watch tells of it."""
+    known = {"namespace": "ml", "name": "tiny-lm", "uid": "job-uid", "generation": 1}
+    return {"metadata": {**known, "resourceVersion": str(version), **metadata}}
+
+
+def an_owned_pod(**facts):
+    return OwnedPod(job=JOB, owner="job-uid", facts=a_pod(**facts))
+
+
+def woken(*changes):
+    """Which keys wait in the queue after the last of the changes alone."""
+
+    async def test():
+        watched = Watched(Queue())
+        for change in changes:
+            while len(watched.queue):
+                watched.queue.done(await watched.queue.take())
+            change(watched)
+        return [await watched.queue.take() for _ in range(len(watched.queue))]
+
+    return asyncio.run(test())
+
+
+def created(watched):
+    watched.job_event("ADDED", a_document(1))
+
+
+def pod_came(watched):
+    watched.pods.put(POD, an_owned_pod(), version=1)
+    watched.pod_changed(POD, an_owned_pod())
+
+
+def pod_went(watched):
+    watched.pods.remove(POD)
+    watched.pod_changed(POD, an_owned_pod())
+
+
+def reported(watched):
+    watched.report_changed(POD, HeardReport(report=None))
+
+
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        pytest.param([created], [JOB], id="a new job"),
+        pytest.param(
+            [created, lambda watched: watched.job_event("MODIFIED", a_document(2))],
+            [],
+            id="its status",
+        ),
+        pytest.param(
+            [created, lambda watched: watched.job_event("MODIFIED", a_document(2, generation=2))],
+            [JOB],
+            id="its spec",
+        ),
+        pytest.param(
+            [created, lambda watched: watched.job_event("MODIFIED", a_document(2, uid="new"))],
+            [JOB],
+            id="another job of that name",
+        ),
+        pytest.param(
+            [created, lambda watched: watched.job_event("MODIFIED", a_document(1, generation=2))],
+            [],
+            id="old news",
+        ),
+        pytest.param(
+            [created, lambda watched: watched.job_event("DELETED", a_document(2))],
+            [JOB],
+            id="its end",
+        ),
+        pytest.param([lambda watched: watched.job_gone(JOB)], [], id="the end of an unknown one"),
+        pytest.param([created, pod_came], [JOB], id="a pod"),
+        pytest.param([created, pod_came, pod_went], [JOB], id="the end of a pod"),
+        pytest.param([created, pod_came, reported], [JOB], id="a report"),
+        pytest.param([created, reported], [], id="a report of an unknown pod"),
+    ],
+)
+def test_a_change_wakes_the_job_that_it_concerns(changes, want):
+    assert woken(*changes) == want
+
+
+def test_an_answer_about_a_job_that_was_deleted_meanwhile_does_not_bring_it_back():
+    async def test():
+        watched = Watched(Queue())
+        watched.job_answer(a_document(1))
+        assert watched.jobs.get(JOB) is None
+
+    asyncio.run(test())
+
+
+def test_a_pod_that_was_created_after_all_takes_the_place_of_its_refusal():
+    async def test():
+        watched, refusals = Watched(Queue()), Refusals()
+        refusals.note("job-uid", "tiny-lm-0", words="quota", is_taken=False, now=at(0))
+        job = a_job()
+        job = job.model_copy(
+            update={"metadata": job.metadata.model_copy(update={"namespace": "ml"})}
+        )
+        seen = watched.observe(job, refused=refusals.of("job-uid")).pods
+        assert [pod.message for pod in seen] == ["tiny-lm-0: quota"]
+        pod_came(watched)
+        seen = watched.observe(job, refused=refusals.of("job-uid")).pods
+        assert [pod.uid for pod in seen] == ["uid-0"]
+
+    asyncio.run(test())
