@@ -7,9 +7,10 @@ does not fit is refused with a sentence, and the job goes on without it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from concertina_api.v1alpha1 import PROTOCOL, BatchSizeRequest, JobSpec, PodPhase, Report
+from concertina_api.v1alpha1 import PROTOCOL, JobSpec, PodPhase, Report
 from concertina_api.v1alpha1.membership import Member, Membership
 from concertina_operator.observed import Observed, PodFacts
+from concertina_operator.requested import counted_request
 
 MAX_FIRST_ROUND = 2**31
 """Largest round that is believed when the operator itself knows of none."""
@@ -77,45 +78,38 @@ class Standing:
 
 def accept_reports(observed: Observed) -> tuple[tuple[Standing, ...], tuple[str, ...]]:
     """Every pod with the report that counts for it, and the refusals in words."""
-    newest_round = known_round(observed)
-    sequence = accepted_sequence(observed)
     standings, refusals = [], []
     for pod in observed.pods:
         report = observed.reports.get(pod.name)
         if report is None or report.uid != pod.uid:  # the report of an earlier pod of that name
             standings.append(Standing(pod=pod))
             continue
-        accepted, refused = accept_report(
-            report, pod=pod, spec=observed.job.spec, sequence=sequence, newest_round=newest_round
-        )
-        heard, unheard = _within_its_part(accepted, observed.membership)
+        heard, refused = accept_report(report, pod=pod, observed=observed)
         standings.append(Standing(pod=pod, report=heard))
-        refusals += [f"report of {pod.name}: {refusal}" for refusal in (*refused, *unheard)]
+        refusals += [f"report of {pod.name}: {refusal}" for refusal in refused]
     return tuple(standings), tuple(refusals)
 
 
 def accept_report(
-    report: Report, *, pod: PodFacts, spec: JobSpec, sequence: int, newest_round: int
+    report: Report, *, pod: PodFacts, observed: Observed
 ) -> tuple[Report | None, tuple[str, ...]]:
     """What of a report counts, and why the rest does not.
 
-    `sequence` is the newest accepted request, `newest_round` the newest published round (0 when
-    the operator knows of none). A request that is refused does not take the report with it; one
-    that is older than `sequence` is what a former leader asked once, and dropped without a word.
+    A request that is refused does not take the report with it.
     """
-    if (report.pod, report.uid) != (pod.name, pod.uid):
-        return None, (f"it is of {report.pod} ({report.uid}), not of {pod.name} ({pod.uid})",)
-    limit = newest_round or MAX_FIRST_ROUND
-    for name, number in _rounds_of(report).items():
-        if number > limit:
-            return None, (f"{name} {number} is above the newest round {limit}",)
-    if report.request is None:
-        return report, ()
-    without = report.model_copy(update={"request": None})
-    if report.request.sequence < sequence:
-        return without, ()
-    refusal = _refusal(report.request, spec=spec)
-    return (report, ()) if refusal is None else (without, (refusal,))
+    untruth = _untruth(report, pod=pod, spec=observed.job.spec, newest_round=known_round(observed))
+    if untruth is not None:
+        return None, (untruth,)
+    heard, beyond = _within_its_part(report, observed.membership)
+    request, refusal = counted_request(
+        report,
+        membership=observed.membership,
+        spec=observed.job.spec,
+        before=observed.job.status.batch,
+        accepted=accepted_sequence(observed),
+    )
+    heard = heard.model_copy(update={"request": request})
+    return heard, beyond if refusal is None else (*beyond, refusal)
 
 
 def known_round(observed: Observed) -> int:
@@ -129,11 +123,26 @@ def accepted_sequence(observed: Observed) -> int:
     return max(observed.job.status.batch.sequence, published)
 
 
+def _untruth(report: Report, *, pod: PodFacts, spec: JobSpec, newest_round: int) -> str | None:
+    """What the operator knows better; `newest_round` is 0 when it knows of no round."""
+    if (report.pod, report.uid) != (pod.name, pod.uid):
+        return f"it is of {report.pod} ({report.uid}), not of {pod.name} ({pod.uid})"
+    limit = newest_round or MAX_FIRST_ROUND
+    for name, number in _rounds_of(report).items():
+        if number > limit:
+            return f"{name} {number} is above the newest round {limit}"
+    if report.workers != spec.pods.workers_per_pod:
+        return f"workers is {report.workers}, but workersPerPod is {spec.pods.workers_per_pod}"
+    if pod.addresses and report.host not in pod.addresses:
+        return f"host {report.host} is not the pod's address {', '.join(pod.addresses)}"
+    return None
+
+
 def _within_its_part(
-    report: Report | None, membership: Membership | None
-) -> tuple[Report | None, tuple[str, ...]]:
+    report: Report, membership: Membership | None
+) -> tuple[Report, tuple[str, ...]]:
     """The report without what only the leader of the present round may say, and what that is."""
-    if report is None or membership is None or not membership.members:
+    if membership is None or not membership.members:
         return report, ()
     leader, number = membership.members[0], membership.round
     if report.uid == leader.uid:
@@ -151,15 +160,3 @@ def _rounds_of(report: Report) -> Mapping[str, int]:
         "acknowledged.round": report.acknowledged.round if report.acknowledged else 0,
         "failure.round": report.failure.round if report.failure else 0,
     }
-
-
-def _refusal(request: BatchSizeRequest, *, spec: JobSpec) -> str | None:
-    batch = spec.batch
-    if request.effective > batch.max:
-        return f"request {request.sequence} runs {request.effective} samples, above max {batch.max}"
-    if request.effective % batch.micro_batch_size:
-        return (
-            f"request {request.sequence} runs {request.effective} samples,"
-            f" not a multiple of microBatchSize {batch.micro_batch_size}"
-        )
-    return None

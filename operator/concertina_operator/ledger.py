@@ -32,7 +32,7 @@ def batch_status(
     """The newest accepted request; at a start the initial batch."""
     requests = [report.request for report in reports if report.request is not None]
     newest = max(requests, key=lambda request: request.sequence, default=None)
-    if newest is not None and newest.sequence >= before.sequence:
+    if newest is not None and newest.sequence > before.sequence:
         requested, effective = newest.requested, newest.effective
         sequence, reason = newest.sequence, newest.reason
     else:

@@ -38,6 +38,8 @@ class PodFacts:
     phase: Phase = Phase.PENDING
     placed: bool = True
     """A node is kept for it, and its GPUs with that."""
+    addresses: tuple[str, ...] = ()
+    """Its IPs, once it has them; empty where nobody gives out addresses."""
     ready: bool = False
     """Shown to people only: admission goes by the report."""
     deleting: bool = False

@@ -5,6 +5,7 @@ what must never happen. Agents behave as the contract says: warm up, wait to be 
 everyone in a round before it commits, hand over, echo probes, exit.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from concertina_api.v1alpha1 import (
@@ -43,6 +44,8 @@ class FakePod:
     exit_code: int | None = None
     rejected: str = ""
     """Why its node would not have it."""
+    workers: int = 1
+    host: str = "127.0.0.1"
     probe: int = 0
     suspects: tuple[str, ...] = ()
     failure: dict | None = None
@@ -82,7 +85,9 @@ class FakePod:
                 "uid": self.uid,
                 "incarnation": f"i{self.starts}",
                 "phase": self.phase,
+                "host": self.host,
                 "port": 4000 + self.round,
+                "workers": self.workers,
                 "round": self.round,
                 "leaving": self.leaving,
                 "suspects": self.suspects,
@@ -154,7 +159,10 @@ class FakeCluster:
                     assert action.name not in self.pods
                     self.born += 1
                     self.pods[action.name] = FakePod(
-                        name=action.name, uid=f"u{self.born}", created=self.now
+                        name=action.name,
+                        uid=f"u{self.born}",
+                        created=self.now,
+                        workers=self.job.spec.pods.workers_per_pod,
                     )
         again = plan(self.observed(), at(self.now))
         assert again.actions == (), f"{made.reason} was followed by {again.actions}"
@@ -318,8 +326,9 @@ class FakeCluster:
     # What happens to it.
 
     def ask(self, effective: int) -> None:
+        """Every decision at most doubles the batch."""
+        self.sequence += max(1, math.ceil(math.log2(effective / self.effective)))
         self.effective = effective
-        self.sequence += 1
 
     def restart_workers(self, pod: FakePod, *, message: str | None = None) -> None:
         """The agent starts its workers anew, after a failure that it reports."""

@@ -9,51 +9,24 @@ from tests.concertina_operator.factories import (
     a_pod,
     a_report,
     a_request,
-    a_spec,
 )
 
 
-def accepted(report, *, pod=None, sequence=0, newest_round=3):
-    return accept_report(
-        report, pod=pod or a_pod(), spec=a_spec(), sequence=sequence, newest_round=newest_round
-    )
+def accepted(report, *, pod=None, number=3, leader=0):
+    membership = a_membership(number, leader, 1 - leader) if number else None
+    observed = Observed(job=a_job(), membership=membership)
+    return accept_report(report, pod=pod or a_pod(), observed=observed)
 
 
 def test_a_fitting_report_counts_as_it_is():
     report = a_report(round=3, request=a_request(4, effective=64))
-    assert accepted(report, sequence=4) == (report, ())
-
-
-@pytest.mark.parametrize(
-    ("request_of_trainer", "want_refusal"),
-    [
-        pytest.param(
-            a_request(8, effective=1024),
-            "request 8 runs 1024 samples, above max 512",
-            id="above max",
-        ),
-        pytest.param(
-            a_request(8, effective=63),
-            "request 8 runs 63 samples, not a multiple of microBatchSize 8",
-            id="not a multiple of m",
-        ),
-    ],
-)
-def test_an_absurd_request_is_refused_and_the_rest_counts(request_of_trainer, want_refusal):
-    report = a_report(request=request_of_trainer, round=2)
-    got, refusals = accepted(report, sequence=7)
-    assert got == report.model_copy(update={"request": None})
-    assert refusals == (want_refusal,)
-
-
-def test_what_a_former_leader_asked_once_is_dropped_without_a_word():
-    report = a_report(request=a_request(6, effective=64), round=2)
-    assert accepted(report, sequence=7) == (report.model_copy(update={"request": None}), ())
-
-
-def test_what_is_requested_may_lie_above_max_when_what_runs_does_not():
-    report = a_report(request=a_request(8, requested=4099, effective=512))
     assert accepted(report) == (report, ())
+
+
+def test_a_refused_request_does_not_take_the_report_with_it():
+    report = a_report(round=3, request=a_request(8, effective=1024))
+    without = report.model_copy(update={"request": None})
+    assert accepted(report) == (without, ("request 8 runs 1024 samples, above max 512",))
 
 
 @pytest.mark.parametrize(
@@ -72,18 +45,26 @@ def test_what_is_requested_may_lie_above_max_when_what_runs_does_not():
             "failure.round 9",
             id="failure in a future round",
         ),
+        pytest.param(
+            a_report(workers=64), "workers is 64, but workersPerPod is 1", id="other workers"
+        ),
+        pytest.param(
+            a_report(host="10.9.9.9"),
+            "host 10.9.9.9 is not the pod's address 10.0.0.0, fd00::",
+            id="somebody else's address",
+        ),
     ],
 )
 def test_a_report_that_cannot_be_true_does_not_count(report, want_refusal):
-    got, refusals = accepted(report)
+    got, refusals = accepted(report, pod=a_pod(addresses=("10.0.0.0", "fd00::")))
     assert got is None
     assert [want_refusal in refusal for refusal in refusals] == [True]
 
 
 def test_a_lost_membership_is_learned_from_reports():
     report = a_report(round=41)
-    assert accepted(report, newest_round=0) == (report, ())
-    got, refusals = accepted(a_report(round=2**40), newest_round=0)
+    assert accepted(report, number=0) == (report, ())
+    got, refusals = accepted(a_report(round=2**40), number=0)
     assert (got, len(refusals)) == (None, 1)
 
 

@@ -146,6 +146,7 @@ def read_pod(document: Mapping[str, Any], _: OwnedPod | None = None) -> OwnedPod
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             phase=Phase(phase) if phase in _PHASES else Phase.UNKNOWN,
             placed=bool(document["spec"].get("nodeName")),
+            addresses=tuple(entry["ip"] for entry in status.get("podIPs") or ()),
             ready=_holds(status, "Ready"),
             deleting="deletionTimestamp" in metadata,
             exit_code=int(ended.get("exitCode", -1)) if ended is not None else None,

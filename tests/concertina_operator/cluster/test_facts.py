@@ -189,6 +189,12 @@ def test_a_pod_whose_end_is_the_platforms_doing_says_so():
     assert read_pod(a_pod(status={"phase": "Failed", "conditions": conditions})).facts.disrupted
 
 
+def test_a_pod_has_its_addresses_once_they_are_given_out():
+    assert read_pod(a_pod()).facts.addresses == ()
+    pod = a_pod(status={"phase": "Running", "podIPs": [{"ip": "10.0.0.7"}, {"ip": "fd00::7"}]})
+    assert read_pod(pod).facts.addresses == ("10.0.0.7", "fd00::7")
+
+
 def test_a_pod_is_placed_once_it_has_a_node():
     pod = a_pod(status={"phase": "Pending"})
     assert not read_pod(pod).facts.placed

@@ -132,6 +132,7 @@ class Trainers:
         for name, document in found.items():
             metadata = document["metadata"]
             pod = known.setdefault(name, FakePod(name=name, uid=metadata["uid"], created=0))
+            pod.host = document.get("status", {}).get("podIP", pod.host)
             if pod.phase is None:
                 # Nothing runs in a pod that the scheduler has no place for.
                 pod.silent = name in self.held or "nodeName" not in document["spec"]
