@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from concertina_api.merge_patch import merge_patch
 from concertina_api.v1alpha1 import JobStatus
 
 PROGRESS_INTERVAL: Final = timedelta(seconds=60)
@@ -27,20 +28,6 @@ def status_patch(before: JobStatus, after: JobStatus) -> dict[str, Any]:
     one wrote, are left alone.
     """
     return merge_patch(_written(before) if before != JobStatus() else {}, _written(after))
-
-
-def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON merge patch from one document to another; null removes a field."""
-    patch: dict[str, Any] = {}
-    for name in before.keys() - after.keys():
-        patch[name] = None
-    for name, value in after.items():
-        old = before.get(name)
-        if name in before and old == value:
-            continue
-        is_nested = isinstance(old, Mapping) and isinstance(value, Mapping)
-        patch[name] = merge_patch(old or {}, value) if is_nested else value
-    return patch
 
 
 def time_until_worth_it(

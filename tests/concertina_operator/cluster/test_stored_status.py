@@ -13,7 +13,6 @@ from concertina_api.v1alpha1 import (
 from concertina_operator.cluster.stored_status import (
     COUNTS_INTERVAL,
     PROGRESS_INTERVAL,
-    merge_patch,
     status_patch,
     time_until_worth_it,
 )
@@ -32,26 +31,6 @@ WRITTEN = JobStatus(
 
 def changed(**fields):
     return WRITTEN.model_copy(update=fields)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "want"),
-    [
-        pytest.param({"a": 1}, {"a": 1}, {}, id="the same"),
-        pytest.param({"a": 1}, {"a": 2}, {"a": 2}, id="another value"),
-        pytest.param({"a": 1}, {}, {"a": None}, id="removed"),
-        pytest.param({}, {"a": {"b": 1}}, {"a": {"b": 1}}, id="new"),
-        pytest.param(
-            {"a": {"b": 1, "c": 2}},
-            {"a": {"b": 1, "d": 3}},
-            {"a": {"c": None, "d": 3}},
-            id="nested",
-        ),
-        pytest.param({"a": [1, 2]}, {"a": [2]}, {"a": [2]}, id="lists are replaced"),
-    ],
-)
-def test_a_merge_patch_holds_what_differs(before, after, want):
-    assert merge_patch(before, after) == want
 
 
 def test_the_first_status_is_written_whole_zeros_too():

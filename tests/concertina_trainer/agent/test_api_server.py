@@ -1,5 +1,6 @@
 import json
 import socket
+import ssl
 import threading
 
 import pytest
@@ -97,6 +98,21 @@ def test_a_server_of_another_authority_is_not_believed(api, kubernetes):
     assert not kubernetes.requests
 
 
+def test_an_authority_that_lacks_what_newer_pythons_ask_for_is_believed(
+    api, kubernetes, monkeypatch
+):
+    def strict(*arguments, **options):
+        context = ordinary(*arguments, **options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    ordinary = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", strict)  # as Python 3.13 does
+    kubernetes.put("trainingreports", REPORT)
+
+    assert get(api)["metadata"]["name"] == "tiny-0"
+
+
 def test_a_token_that_cannot_be_read_is_an_error_like_any_other(api, kubernetes):
     kubernetes.credentials.joinpath("token").unlink()
 
@@ -136,6 +152,14 @@ def test_a_watch_is_ended_from_another_thread(api):
         threading.Timer(0.1, stream.abort).start()
         assert list(stream) == []
     stream.abort()  # ended already: nothing happens
+
+
+def test_a_watch_goes_on_where_the_server_will_close_the_connection(api, kubernetes):
+    event = {"type": "BOOKMARK", "object": {}}
+    kubernetes.fail(200, headers={"Connection": "close"}, body=json.dumps(event).encode() + b"\n")
+
+    with watch(api) as stream:
+        assert list(stream) == [event]
 
 
 @pytest.mark.parametrize("body", [b'{"type": "ADD', b"3\n"])

@@ -87,9 +87,6 @@ def test_a_membership_that_is_about_to_be_deleted_is_gone(source, kubernetes):
 
 
 def test_the_membership_of_an_earlier_job_of_the_name_is_none(api, kubernetes):
-    def owned_by(uid):
-        return {"ownerReferences": [{"kind": "AdaptiveTrainingJob", "name": "tiny", "uid": uid}]}
-
     publish(kubernetes, 8, metadata=owned_by("old"))
     with watching(api, uid="new") as source:
         until_watches(kubernetes, 1)
@@ -107,6 +104,32 @@ def test_the_membership_of_an_earlier_job_of_the_name_is_none(api, kubernetes):
         wait_for(source.gone, lambda: "gone")
 
 
+def owned_by(uid):
+    owner = {"kind": "AdaptiveTrainingJob", "name": "tiny", "uid": uid}
+    return {"uid": f"m-{uid}", "ownerReferences": [owner]}
+
+
+def test_the_membership_of_nobody_or_of_another_job_is_none(api, kubernetes):
+    publish(kubernetes, 8)
+    with watching(api, uid="new") as source:
+        until_watches(kubernetes, 1)
+        publish(kubernetes, 9, metadata=owned_by("old"))
+        kubernetes.delete(PLURAL, "tiny")
+        publish(kubernetes, 1, metadata=owned_by("new"))
+        until_round(source, 1)
+        assert not source.gone()
+
+        publish(kubernetes, 2, metadata={"uid": "m-new"})  # without its owner, but the same
+        until_round(source, 2)
+        kubernetes.fail(503, times=3, matches=lambda request: request.is_watch)
+        kubernetes.cut()
+        kubernetes.delete(PLURAL, "tiny")
+        publish(kubernetes, 7)
+        kubernetes.forget()
+        wait_for(source.gone, lambda: "gone")
+        assert source.latest().round == 2
+
+
 def test_a_membership_that_is_not_valid_is_ignored(source, kubernetes, caplog):
     publish(kubernetes, 1)
     until_round(source, 1)
@@ -116,6 +139,19 @@ def test_a_membership_that_is_not_valid_is_ignored(source, kubernetes, caplog):
 
     until_round(source, 2)
     assert "a membership that is not valid is ignored" in caplog.text
+
+
+def test_a_server_that_talks_nonsense_is_asked_again(source, kubernetes, caplog):
+    publish(kubernetes, 1)
+    until_round(source, 1)
+
+    nonsense = b'{"type": "ADDED", "object": {"metadata": []}}\n'
+    kubernetes.fail(200, body=nonsense, matches=lambda request: request.is_watch)
+    kubernetes.cut()
+    publish(kubernetes, 2)
+
+    until_round(source, 2)
+    assert "AttributeError" in caplog.text  # nobody foresaw it, so it says where
 
 
 def test_a_cut_connection_goes_on_from_the_last_version(source, kubernetes):

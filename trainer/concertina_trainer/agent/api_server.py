@@ -88,7 +88,7 @@ class ApiServer:
         content_type: str = "application/json",
     ) -> dict[str, Any]:
         """The object that the server answers. Raises ApiError."""
-        connection, response = self._request(method, path, body, content_type)
+        connection, _, response = self._request(method, path, body, content_type)
         with contextlib.closing(connection), _as_api_error(_asked(method, path)):
             return _object(_body(response))
 
@@ -97,14 +97,17 @@ class ApiServer:
 
         A stream on which nothing comes for `silence_seconds` is taken for broken.
         """
-        connection, response = self._request("GET", path, None, "application/json")
-        connection.sock.settimeout(silence_seconds)
-        return Stream(connection, response)
+        connection, wire, response = self._request("GET", path, None, "application/json")
+        wire.settimeout(silence_seconds)
+        return Stream(connection, wire, response)
 
     def _request(
         self, method: str, path: str, body: Mapping[str, Any] | None, content_type: str
-    ) -> tuple[HTTPSConnection, HTTPResponse]:
-        """An open connection on which the server has agreed to answer."""
+    ) -> tuple[HTTPSConnection, socket.socket, HTTPResponse]:
+        """An open connection, its socket, and the answer that the server has begun.
+
+        The connection itself forgets the socket when the server says that it is going to close it.
+        """
         asked = _asked(method, path)
         with _as_api_error(asked):
             connection = HTTPSConnection(
@@ -115,7 +118,8 @@ class ApiServer:
             )
             try:
                 connection.connect()
-                _keep_alive(connection.sock)
+                wire = connection.sock
+                _keep_alive(wire)
                 connection.request(
                     method,
                     path,
@@ -128,7 +132,7 @@ class ApiServer:
             except BaseException:
                 connection.close()
                 raise
-        return connection, response
+        return connection, wire, response
 
     def _headers(self, content_type: str) -> dict[str, str]:
         token = (self._access.credentials / "token").read_text().strip()
@@ -143,10 +147,12 @@ class ApiServer:
 class Stream:
     """An open watch; iterating it waits for the next event and ends when the server ends it."""
 
-    def __init__(self, connection: HTTPSConnection, response: HTTPResponse) -> None:
+    def __init__(
+        self, connection: HTTPSConnection, wire: socket.socket, response: HTTPResponse
+    ) -> None:
         self._connection = connection
         self._response = response
-        self._socket = connection.sock
+        self._socket = wire
 
     def __enter__(self) -> Self:
         return self
@@ -220,7 +226,10 @@ def _body(response: HTTPResponse) -> bytes:
 
 def _trust(certificates: Path) -> ssl.SSLContext:
     """The cluster's own authority, read anew each time; without one, those of the system."""
-    return ssl.create_default_context(cafile=certificates if certificates.exists() else None)
+    trust = ssl.create_default_context(cafile=certificates if certificates.exists() else None)
+    # Set by default since Python 3.13; the authorities of many clusters lack what it asks for.
+    trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return trust
 
 
 def _keep_alive(connection: socket.socket) -> None:

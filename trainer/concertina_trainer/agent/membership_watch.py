@@ -46,10 +46,12 @@ class MembershipWatch:
         watch_seconds: float = WATCH_SECONDS,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
-        """`uid` is that of the job; the membership of an earlier job of its name is none."""
+        """`uid` is that of the job, which owns its membership; another of the name is none."""
         self._api = api
         self._name = job
         self._uid = uid
+        self._object_uid = ""
+        """Of the membership that was believed last."""
         self._retry = retry or Retry()
         self._watch_seconds = watch_seconds
         self._silence_seconds = silence_seconds
@@ -82,8 +84,9 @@ class MembershipWatch:
             at_least = 0.0
             try:
                 self._follow()
-            except ApiError as error:
-                at_least = error.retry_after_seconds
+            except Exception as error:  # noqa: BLE001 - the outermost place of this thread
+                if isinstance(error, ApiError):
+                    at_least = error.retry_after_seconds
                 self._lost(error)
             self._ended.wait(self._retry.delay_seconds(at_least=at_least))
 
@@ -144,11 +147,14 @@ class MembershipWatch:
     def _is_ours(self, document: dict[str, Any]) -> bool:
         metadata = document.get("metadata", {})
         owners = [owner.get("uid") for owner in metadata.get("ownerReferences", ())]
-        is_owned = not self._uid or not owners or self._uid in owners
+        is_known = bool(self._object_uid) and metadata.get("uid") == self._object_uid
+        is_owned = not self._uid or self._uid in owners or is_known
         return metadata.get("name") == self._name and is_owned
 
     def _believe(self, document: dict[str, Any]) -> None:
-        if document.get("metadata", {}).get("deletionTimestamp"):
+        metadata = document["metadata"]
+        self._object_uid = metadata.get("uid", "")
+        if metadata.get("deletionTimestamp"):
             self._gone = True
         try:
             membership = TrainingMembership.model_validate(document).spec
@@ -158,11 +164,16 @@ class MembershipWatch:
         if self._latest is None or membership.round >= self._latest.round:
             self._latest = membership
 
-    def _lost(self, error: ApiError) -> None:
-        if error.status == _GONE:
+    def _lost(self, error: Exception) -> None:
+        status = error.status if isinstance(error, ApiError) else None
+        if status in (None, _GONE):
             self._version = None
         if str(error) != self._trouble:
-            logger.warning("the membership is not watched now, trying again: %s", error)
+            logger.warning(
+                "the membership is not watched now, trying again: %s",
+                error,
+                exc_info=status is None,
+            )
         self._trouble = str(error)
 
     def _found(self) -> None:

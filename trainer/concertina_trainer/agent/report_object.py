@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from concertina_api.merge_patch import merge_patch
 from concertina_api.v1alpha1 import Report, TrainingReport
 from concertina_trainer.agent.api_server import MERGE_PATCH, ApiError, ApiServer
 from concertina_trainer.agent.report import CLUSTER_PROGRESS_SECONDS
@@ -68,10 +69,11 @@ class ReportObject:
         while (report := self._next()) is not None:
             try:
                 self._write(report)
-            except ApiError as error:
+            except Exception as error:  # noqa: BLE001 - the outermost place of this thread
+                at_least = error.retry_after_seconds if isinstance(error, ApiError) else 0.0
                 self._stored = None
                 self._failed(error)
-                self._ended.wait(self._retry.delay_seconds(at_least=error.retry_after_seconds))
+                self._ended.wait(self._retry.delay_seconds(at_least=at_least))
                 continue
             self._succeeded()
             with self._changed:
@@ -114,9 +116,13 @@ class ReportObject:
                 return None
             raise
 
-    def _failed(self, error: ApiError) -> None:
+    def _failed(self, error: Exception) -> None:
         if str(error) != self._trouble:
-            logger.warning("the report is not written, trying again: %s", error)
+            logger.warning(
+                "the report is not written, trying again: %s",
+                error,
+                exc_info=not isinstance(error, ApiError),
+            )
         self._trouble = str(error)
 
     def _succeeded(self) -> None:
@@ -124,19 +130,6 @@ class ReportObject:
         if self._trouble:
             logger.info("the report is written again")
         self._trouble = ""
-
-
-def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON merge patch (RFC 7386) that turns `before` into `after`; empty when they agree."""
-    patch: dict[str, Any] = {key: None for key in before if key not in after}
-    for key, value in after.items():
-        old = before.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            if deeper := merge_patch(old, value):
-                patch[key] = deeper
-        elif old != value or key not in before:
-            patch[key] = value
-    return patch
 
 
 def _document(report: Report) -> dict[str, Any]:
