@@ -131,6 +131,8 @@ def _untruth(report: Report, *, pod: PodFacts, spec: JobSpec, newest_round: int)
     for name, number in _rounds_of(report).items():
         if number > limit:
             return f"{name} {number} is above the newest round {limit}"
+    if report.port is None:
+        return None  # no round can name it, whatever else it says of itself
     if report.workers != spec.pods.workers_per_pod:
         return f"workers is {report.workers}, but workersPerPod is {spec.pods.workers_per_pod}"
     if pod.addresses and report.host not in pod.addresses:

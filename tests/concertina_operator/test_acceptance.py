@@ -61,6 +61,11 @@ def test_a_report_that_cannot_be_true_does_not_count(report, want_refusal):
     assert [want_refusal in refusal for refusal in refusals] == [True]
 
 
+def test_a_pod_that_offers_no_store_may_be_vague_about_itself():
+    report = a_report(port=None, workers=2, host="127.0.0.1", phase=PodPhase.FAILED)
+    assert accepted(report, pod=a_pod(addresses=("10.0.0.0",))) == (report, ())
+
+
 def test_a_lost_membership_is_learned_from_reports():
     report = a_report(round=41)
     assert accepted(report, number=0) == (report, ())

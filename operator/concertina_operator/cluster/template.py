@@ -78,6 +78,8 @@ class Container(_Part):
     ports: tuple[Port, ...] = ()
     volume_mounts: tuple[Mount, ...] = ()
     resources: Resources = Resources()
+    restart_policy: str = "Never"
+    restart_policy_rules: tuple[Mapping[str, Any], ...] = ()
     readiness_probe: Mapping[str, Any] | None = None
 
     def mounts_at(self, path: str) -> bool:
@@ -206,6 +208,12 @@ def _trainer_conflicts(trainer: Container, spec: JobSpec) -> Iterator[str]:
     for variable in trainer.env:
         if variable.name.startswith(PREFIX) and variable.name not in USER_VARIABLES:
             yield f"{where}: variables with {PREFIX} are the operator's, got {variable.name}"
+    if trainer.restart_policy != "Never" or trainer.restart_policy_rules:
+        yield (
+            f"{where}: restartPolicy is {trainer.restart_policy} with"
+            f" {len(trainer.restart_policy_rules)} rules; it must be Never without rules:"
+            " the operator replaces pods"
+        )
     if trainer.mounts_at(TOKEN_PATH):
         yield f"{where}: {TOKEN_PATH} is where the operator mounts the pod's token"
     workers = spec.pods.workers_per_pod

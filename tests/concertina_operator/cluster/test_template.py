@@ -67,6 +67,23 @@ def test_a_value_of_a_wrong_type_is_named(template: dict[str, Any], want: str) -
             id="restart-policy",
         ),
         pytest.param(
+            a_templated_spec(a_container(restartPolicy="Always")),
+            "container trainer: restartPolicy is Always with 0 rules; it must be Never without"
+            " rules: the operator replaces pods",
+            id="restart-policy-of-the-trainer",
+        ),
+        pytest.param(
+            a_templated_spec(
+                a_container(
+                    restartPolicy="Never",
+                    restartPolicyRules=[{"action": "Restart", "exitCodes": {"operator": "In"}}],
+                )
+            ),
+            "container trainer: restartPolicy is Never with 1 rules; it must be Never without"
+            " rules: the operator replaces pods",
+            id="restart-rules-of-the-trainer",
+        ),
+        pytest.param(
             a_templated_spec(a_container(env=[{"name": "CONCERTINA_POD", "value": "me"}])),
             "container trainer: variables with CONCERTINA_ are the operator's, got CONCERTINA_POD",
             id="operators-variable",
