@@ -74,7 +74,9 @@ def pod_changes(
             if entry.pod.uid in in_force.leaving and not entry.pod.deleting
         ]
     return PodChanges(
-        create=_creations(job_name, missing, taken=present) if pause <= timedelta(0) else (),
+        create=creations(job_name, missing, taken={entry.pod.name for entry in present})
+        if pause <= timedelta(0)
+        else (),
         delete=(
             *departing,
             *(deletion(entry, reason=f"surplus: {wanted} wanted") for entry in surplus),
@@ -86,6 +88,14 @@ def pod_changes(
         given_back=tuple(entry.pod.name for entry in late),
         starting=tuple(entry.pod.name for entry in kept),
         requeue_after=min((wait for wait in moments if wait > timedelta(0)), default=None),
+    )
+
+
+def creations(job_name: str, number: int, *, taken: Collection[str]) -> tuple[CreatePod, ...]:
+    """The lowest numbers for which no pod object exists; those that terminate are taken, too."""
+    free = (index for index in count() if f"{job_name}-{index}" not in taken)
+    return tuple(
+        CreatePod(name=f"{job_name}-{index}", index=index) for index in islice(free, number)
     )
 
 
@@ -148,13 +158,4 @@ def _places(standings: Iterable[Standing], *, in_force: InForce, going: Collecti
         and standing.pod.uid not in going
         and (not standing.pod.deleting or standing.pod.uid in named)
         for standing in standings
-    )
-
-
-def _creations(job_name: str, number: int, *, taken: Iterable[Standing]) -> tuple[CreatePod, ...]:
-    """The lowest numbers for which no pod object exists, terminating ones included."""
-    names = {standing.pod.name for standing in taken}
-    free = (index for index in count() if f"{job_name}-{index}" not in names)
-    return tuple(
-        CreatePod(name=f"{job_name}-{index}", index=index) for index in islice(free, number)
     )

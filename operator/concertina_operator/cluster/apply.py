@@ -2,49 +2,33 @@
 
 Each action is idempotent: a pod that exists, one that is gone and a membership that is written
 already are success. What a write answers is taken into the stores, so the next plan knows of it.
-A pod that the server refuses is remembered (refusals.py) and ends nothing else.
+What the server refuses is remembered (refusals.py); a refused pod ends nothing else.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, assert_never
+from typing import Any, Final, TypeVar, assert_never
 
-from concertina_api.v1alpha1 import AdaptiveTrainingJob, Membership, TrainingMembership
-from concertina_operator.actions import Action, CreatePod, DeletePod, PublishMembership
+from concertina_api.v1alpha1 import Membership
+from concertina_operator.actions import Action, CreatePod, DeletePod, Plan, PublishMembership
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.bindings import TrainerBindings
-from concertina_operator.cluster.client import Api, Conflict, NotFound, Refused
-from concertina_operator.cluster.facts import StoredMembership, owner_of
+from concertina_operator.cluster.client import Api, ApiError, Conflict, NotFound, Refused
+from concertina_operator.cluster.deeds import Deeds
+from concertina_operator.cluster.facts import owner_of
 from concertina_operator.cluster.metrics import Metrics
-from concertina_operator.cluster.pod import JOB_LABEL, build_pod
+from concertina_operator.cluster.pod import build_pod
 from concertina_operator.cluster.rate import Rate
 from concertina_operator.cluster.refusals import Refusals
 from concertina_operator.cluster.store import Key
+from concertina_operator.cluster.target import Target, membership_document
 
+MEMBERSHIP: Final = "TrainingMembership"
+BINDING: Final = "RoleBinding"
+
+T = TypeVar("T")
 TakeAnswer = Callable[[Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """The job that is acted for."""
-
-    job: AdaptiveTrainingJob
-    document: Mapping[str, Any]
-    """The same as it is stored."""
-    membership: StoredMembership | None
-    """The one that the plan was made from."""
-
-    @property
-    def namespace(self) -> str:
-        """Where its pods and its membership are."""
-        return self.job.metadata.namespace
-
-    @property
-    def uid(self) -> str:
-        """Owner of its objects."""
-        return self.job.metadata.uid
 
 
 class Hands:
@@ -75,23 +59,19 @@ class Hands:
         self._metrics = metrics
         self._clock = clock
 
-    async def apply(self, actions: Iterable[Action], *, target: Target) -> None:
-        """Does the actions: the membership first, then pods side by side. Raises ApiError."""
-        pods: list[CreatePod | DeletePod] = []
-        for action in actions:
-            match action:
-                case PublishMembership():
-                    await self._publish(action.membership, target)
-                case CreatePod() | DeletePod():
-                    pods.append(action)
-                case _:
-                    assert_never(action)
-        create = [action for action in pods if isinstance(action, CreatePod)]
-        delete = [action for action in pods if isinstance(action, DeletePod)]
-        await _all(
-            self._create_all([action.name for action in create], target),
-            *(self._delete(action, target) for action in delete),
-        )
+    async def apply(self, plan: Plan, *, target: Target) -> Deeds:
+        """Does what is planned: the membership first, then pods side by side; what became of it.
+
+        Refused pods that the plan neither waits for nor gives back are wanted no more.
+        """
+        deeds, pods = Deeds(), (CreatePod, DeletePod)
+        named = [action.name for action in plan.actions if isinstance(action, pods)]
+        self._refusals.forget_all_but(target.uid, {*plan.starting, *named})
+        try:
+            await self._act(plan.actions, target, deeds)
+        except ApiError as error:
+            deeds.error = error
+        return deeds
 
     def forget(self, key: Key, *, uid: str) -> None:
         """Drops what is remembered of a job that is gone."""
@@ -99,42 +79,83 @@ class Hands:
         if self._bindings is not None:
             self._bindings.forget(key.namespace)
 
-    async def _publish(self, membership: Membership, target: Target) -> None:
+    async def _act(self, actions: Iterable[Action], target: Target, deeds: Deeds) -> None:
+        pods: list[CreatePod | DeletePod] = []
+        for action in actions:
+            match action:
+                case PublishMembership():
+                    await self._publish(action.membership, target, deeds)
+                case CreatePod() | DeletePod():
+                    pods.append(action)
+                case _:
+                    assert_never(action)
+        create = [action for action in pods if isinstance(action, CreatePod)]
+        delete = [action for action in pods if isinstance(action, DeletePod)]
+        await _all(
+            self._create_all([action.name for action in create], target, deeds),
+            *(self._delete(action, target, deeds) for action in delete),
+        )
+
+    async def _publish(self, membership: Membership, target: Target, deeds: Deeds) -> None:
         namespace, name = target.namespace, target.job.metadata.name
         known = target.membership
-        body = _membership_document(membership, target)
-        if known is not None:
-            # With the version that the plan was made from: nobody wrote in between.
-            body["metadata"]["resourceVersion"] = known.version
-            path = paths.memberships(namespace, name)
-            self._take_membership(await self._api.call("PUT", path, body=body))
-        else:
-            path = paths.memberships(namespace)
-            self._take_membership(await self._api.call("POST", path, body=body))
+        body = membership_document(membership, target)
+        try:
+            if known is not None:
+                # With the version that the plan was made from: nobody wrote in between.
+                body["metadata"]["resourceVersion"] = known.version
+                path = paths.memberships(namespace, name)
+                answer = await self._api.call("PUT", path, body=body)
+            else:
+                answer = await self._api.call("POST", paths.memberships(namespace), body=body)
+        except Refused as error:
+            self._note(MEMBERSHIP, target, deeds, words=error.message)
+            raise
+        self._note(MEMBERSHIP, target, deeds, words="")
+        self._take_membership(answer)
+        deeds.has_published = True
 
-    async def _create_all(self, names: Sequence[str], target: Target) -> None:
-        """Creates pods that differ in nothing but their names."""
+    async def _create_all(self, names: Sequence[str], target: Target, deeds: Deeds) -> None:
+        """Creates pods that differ in nothing but their names.
+
+        Ever more of them side by side, as long as the server takes all: when it refuses one, the
+        others would only hear the same.
+        """
         if not names:
             return
         if self._bindings is not None:
-            await self._bindings.ensure(target.namespace)
+            words = await self._bindings.ensure(target.namespace, now=self._clock())
+            self._note(BINDING, target, deeds, words=words)
         pod = build_pod(target.document, target.job.spec, name=names[0])
-        named = ({**pod, "metadata": {**pod["metadata"], "name": name}} for name in names)
-        await _all(*(self._create(body, target) for body in named))
+        left, number = list(names), 1
+        while left:
+            batch, left = left[:number], left[number:]
+            named = [{**pod, "metadata": {**pod["metadata"], "name": name}} for name in batch]
+            told = await _all(*(self._create(body, target, deeds) for body in named))
+            if words := next((words for words in told if words), ""):
+                for name in left:
+                    self._refuse(name, target, words=words, is_taken=False)
+                return
+            number *= 2
 
-    async def _create(self, body: Mapping[str, Any], target: Target) -> None:
+    async def _create(self, body: Mapping[str, Any], target: Target, deeds: Deeds) -> str:
+        """The server's words when it would take no pod, whatever its name."""
         name = body["metadata"]["name"]
         await self._rate.turn()
         try:
             pod = await self._api.call("POST", paths.pods(target.namespace), body=body)
         except Refused as error:
+            self._metrics.pods_refused.inc()
             self._refuse(name, target, words=error.message, is_taken=False)
+            return error.message
         except Conflict:
             await self._look_at(name, target)
-        else:
-            self._refusals.forget(target.uid, name)
-            self._metrics.pods_created.inc()
-            self._take_pod(pod)
+            return ""
+        self._refusals.forget(target.uid, name)
+        self._metrics.pods_created.inc()
+        deeds.created.append(name)
+        self._take_pod(pod)
+        return ""
 
     async def _look_at(self, name: str, target: Target) -> None:
         """A pod of that name exists: ours, and not seen yet, or somebody else's."""
@@ -146,14 +167,20 @@ class Hands:
             self._refusals.forget(target.uid, name)
             self._take_pod(pod)
         else:
+            self._metrics.pods_refused.inc()
             words = f"a pod of this name belongs to {_owner_in_words(pod)}"
             self._refuse(name, target, words=words, is_taken=True)
 
+    def _note(self, kind: str, target: Target, deeds: Deeds, *, words: str) -> None:
+        """Takes down that the server would not take an object, or none any more."""
+        self._refusals.note_object(target.uid, kind, words=words)
+        if words:
+            deeds.refused[kind] = words
+
     def _refuse(self, name: str, target: Target, *, words: str, is_taken: bool) -> None:
-        self._metrics.pods_refused.inc()
         self._refusals.note(target.uid, name, words=words, is_taken=is_taken, now=self._clock())
 
-    async def _delete(self, action: DeletePod, target: Target) -> None:
+    async def _delete(self, action: DeletePod, target: Target, deeds: Deeds) -> None:
         if any(action.uid == refusal.uid for refusal in self._refusals.of(target.uid)):
             self._refusals.forget(target.uid, action.name)
             return
@@ -170,38 +197,18 @@ class Hands:
         except (NotFound, Conflict):
             return  # it is gone, or another pod has its name
         self._metrics.pods_deleted.inc()
+        deeds.deleted.append(action)
         if answer.get("kind") == "Pod":
             self._take_pod(answer)
 
 
-async def _all(*writes: Coroutine[Any, Any, None]) -> None:
-    """Waits for the end of all of them, and raises the first error."""
-    for outcome in await asyncio.gather(*writes, return_exceptions=True):
-        if outcome is not None:
+async def _all(*writes: Coroutine[Any, Any, T]) -> list[T]:
+    """Waits for the end of all of them; their results, or the first error raised."""
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
             raise outcome
-
-
-def _membership_document(membership: Membership, target: Target) -> dict[str, Any]:
-    document = TrainingMembership(spec=membership)
-    metadata = target.job.metadata
-    return {
-        **document.model_dump(mode="json", by_alias=True, exclude_none=True),
-        "metadata": {
-            "name": metadata.name,
-            "namespace": metadata.namespace,
-            "labels": {JOB_LABEL: metadata.name},
-            "ownerReferences": [
-                {
-                    "apiVersion": target.job.api_version,
-                    "kind": target.job.kind,
-                    "name": metadata.name,
-                    "uid": metadata.uid,
-                    "controller": True,
-                    "blockOwnerDeletion": False,
-                }
-            ],
-        },
-    }
+    return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
 
 
 def _owner_in_words(document: Mapping[str, Any]) -> str:

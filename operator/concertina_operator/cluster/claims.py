@@ -4,20 +4,14 @@ Three conditions (TemplateValid, CheckpointDurable, NameTaken), who manages the 
 expires. Called by the reconcile around each plan. Pure: no I/O, no clock.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from concertina_api.v1alpha1 import ConditionType, JobSpec, JobStatus
-from concertina_operator.actions import (
-    CreatePod,
-    DeletePod,
-    Event,
-    EventType,
-    Plan,
-    PublishMembership,
-)
+from concertina_operator.actions import CreatePod, Event, EventType, Plan
 from concertina_operator.cluster.durability import checkpoint_warning
 from concertina_operator.cluster.facts import HeardReport
 from concertina_operator.cluster.refusals import Refusal
@@ -32,7 +26,8 @@ _BAD_NEWS: Final = {
     ConditionType.NAME_TAKEN: "NameTaken",
 }
 """Reasons of events."""
-_CREATED: Final = "PodsCreated"
+_NAMED_PODS: Final = 4
+"""More names make no sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +65,19 @@ def claims(
         )
 
 
+def hindered(status: JobStatus, words: Mapping[ConditionType, str]) -> Iterator[Claim]:
+    """The plan's conditions once more, with what the server said of an object that they need."""
+    for kind, said in words.items():
+        known = condition(status, kind)
+        if known is not None:
+            yield Claim(
+                type=kind,
+                holds=known.status == "True",
+                reason=known.reason,
+                message=f"{said}; {known.message}",
+            )
+
+
 def warnings(before: JobStatus, claimed: Iterable[Claim]) -> Iterator[Event]:
     """What is newly wrong, for people; a repetition is no news."""
     for claim in claimed:
@@ -82,48 +90,36 @@ def warnings(before: JobStatus, claimed: Iterable[Claim]) -> Iterator[Event]:
 
 def refusals_told(refused: Iterable[Refusal], reports: Iterable[HeardReport]) -> Iterator[Event]:
     """Pods that the server would not create, and reports that could not be understood."""
-    for refusal in refused:
-        yield _warning("PodRefused", f"{refusal.name} is not created: {refusal.words}")
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for refusal in sorted(refused, key=_index):
+        names[refusal.words].append(refusal.name)
+    for words, pods in names.items():
+        yield _warning("PodRefused", f"{_counted(pods)} not created: {words}")
     for heard in reports:
         if heard.refusal:
             yield _warning("ReportRefused", heard.refusal)
 
 
 def with_retries(plan: Plan, refused: Iterable[Refusal], *, now: datetime) -> Plan:
-    """The plan with the creations that are to be tried again, unless it gives them back."""
-    given_back = {action.uid for action in plan.actions if isinstance(action, DeletePod)}
-    retries = tuple(
-        CreatePod(name=refusal.name, index=int(refusal.name.rpartition("-")[2]))
-        for refusal in refused
-        if refusal.again_at <= now and refusal.uid not in given_back
-    )
+    """The plan with the creations that are to be tried again, of pods that it still wants.
+
+    All of them once it is time for one: the server's answer to the first decides for the others.
+    """
+    wanted = sorted((entry for entry in refused if entry.name in plan.starting), key=_index)
+    if all(entry.again_at > now for entry in wanted):
+        return plan
+    retries = (CreatePod(name=entry.name, index=_index(entry)) for entry in wanted)
     return replace(plan, actions=(*plan.actions, *retries))
 
 
-def news(plan: Plan, *, refused: Collection[str]) -> tuple[Event, ...]:
-    """The plan's events once it is carried out: no creation is told of which all was refused."""
-    names = {action.name for action in plan.actions if isinstance(action, CreatePod)}
-    has_created = bool(names.difference(refused))
-    return tuple(event for event in plan.events if has_created or event.reason != _CREATED)
-
-
-def without_creations(plan: Plan) -> Plan:
-    """The plan of a job whose template the server would refuse: no pod is tried."""
-    return replace(
-        plan,
-        actions=tuple(action for action in plan.actions if not isinstance(action, CreatePod)),
-        events=tuple(event for event in plan.events if event.reason != _CREATED),
-    )
-
-
-def without_membership(plan: Plan) -> Plan:
-    """The plan of a job whose membership's name belongs to somebody else."""
-    return replace(
-        plan,
-        actions=tuple(
-            action for action in plan.actions if not isinstance(action, PublishMembership)
-        ),
-    )
+def is_to_be_tried(plan: Plan, before: JobStatus, *, generation: int) -> bool:
+    """Whether it matters now what the server thinks of the template."""
+    if any(isinstance(action, CreatePod) for action in plan.actions):
+        return True
+    known = condition(before, ConditionType.TEMPLATE_VALID)
+    is_accepted = known is not None and known.status == "True"
+    is_new = known is None or known.observed_generation != generation
+    return plan.status.pods.wanted > 0 and (is_new or not is_accepted)
 
 
 def time_to_expiry(spec: JobSpec, status: JobStatus, *, now: datetime) -> timedelta | None:
@@ -133,6 +129,16 @@ def time_to_expiry(spec: JobSpec, status: JobStatus, *, now: datetime) -> timede
     if ttl is None or ended_at is None or not is_over:
         return None
     return ended_at + timedelta(seconds=ttl) - now
+
+
+def _index(refusal: Refusal) -> int:
+    return int(refusal.name.rpartition("-")[2])
+
+
+def _counted(names: Sequence[str]) -> str:
+    if len(names) <= _NAMED_PODS:
+        return ", ".join(names)
+    return f"{names[0]} to {names[-1]}, {len(names)} pods,"
 
 
 def _warning(reason: str, message: str) -> Event:

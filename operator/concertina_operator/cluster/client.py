@@ -9,7 +9,8 @@ ApiError
 |-- NotFound      the object is not there
 |-- Conflict      it exists already, or it has changed since it was read
 |-- Gone          a watch cannot go on from there; list again
-|-- Refused       the server will not have it: rights, quota, admission, or an invalid object
+|-- Refused       the server will not have it: rights, quota, admission (a webhook that does not
+|                 answer, too), or an invalid object
 |-- Throttled     the server asked to wait several times in a row; try again later
 `-- Deposed       we are no longer the leader and may write nothing
 """
@@ -71,7 +72,7 @@ class Gone(ApiError):
 
 
 class Refused(ApiError):
-    """400, 403 or 422, in the server's words."""
+    """400, 403, 422 or 500, in the server's words."""
 
 
 class Throttled(ApiError):
@@ -90,6 +91,7 @@ _KINDS: Final[Mapping[int, type[ApiError]]] = {
     410: Gone,
     422: Refused,
     429: Throttled,
+    500: Refused,
 }
 
 

@@ -2,7 +2,8 @@
 
 Called by the reconcile. The name of an event is a hash of what it says and of the ten minutes in
 which it is said, so a repetition is a name that exists: by this process, by the leader before it,
-or by another one. Nothing waits for events; what cannot be posted is logged and lost.
+or by another one. Nothing waits for events. A job that has too many of them, and an API server that
+is away for long, lose some; they are counted.
 """
 
 import asyncio
@@ -15,12 +16,19 @@ from typing import Any, Final
 
 from concertina_operator.actions import Event
 from concertina_operator.cluster import paths
-from concertina_operator.cluster.client import Api, ApiError, Conflict
+from concertina_operator.cluster.buckets import Buckets
+from concertina_operator.cluster.client import Api, ApiError, Conflict, Throttled, Unreachable
+from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.store import key_of
 
 REPORTER: Final = "concertina.dev/operator"
 WINDOW_SECONDS: Final = 600
-_LONGEST_NOTE: Final = 1000
+BURST: Final = 50
+"""Events of one job that are told at once; after that one in SECONDS_PER_EVENT."""
+SECONDS_PER_EVENT: Final = 5.0
+_LONGEST_NOTE: Final = 1024
+"""Bytes that the API server takes."""
+_PAUSES_SECONDS: Final = (1.0, 5.0, 15.0, 30.0, 60.0)
 _REMEMBERED: Final = 10_000
 _MAX_WAITING: Final = 10_000
 
@@ -30,10 +38,12 @@ _log = logging.getLogger(__name__)
 class Events:
     """Events on their way to the API server."""
 
-    def __init__(self, api: Api, *, instance: str) -> None:
+    def __init__(self, api: Api, *, instance: str, metrics: Metrics) -> None:
         """`instance` names this process in the events."""
         self._api = api
         self._instance = instance
+        self._metrics = metrics
+        self._buckets: Buckets[str] = Buckets(burst=BURST, seconds_per_token=SECONDS_PER_EVENT)
         self._posted: OrderedDict[str, None] = OrderedDict()
         self._waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MAX_WAITING)
 
@@ -41,11 +51,14 @@ class Events:
         self, job: Mapping[str, Any], events: Iterable[Event], *, now: datetime
     ) -> tuple[Event, ...]:
         """Posts the events soon, unless they were posted before; those that are new."""
-        news = []
+        uid, news = job["metadata"]["uid"], []
         for event in events:
             document = event_document(job, event, instance=self._instance, now=now)
             name = f"{job['metadata']['namespace']}/{document['metadata']['name']}"
-            if name in self._posted or self._waiting.full():
+            if name in self._posted:
+                continue
+            if self._waiting.full() or self._buckets.take(uid, now=now.timestamp()):
+                self._metrics.events_lost.inc()
                 continue
             self._posted[name] = None
             if len(self._posted) > _REMEMBERED:
@@ -59,12 +72,12 @@ class Events:
         while True:
             document = await self._waiting.get()
             try:
-                path = paths.events(document["metadata"]["namespace"])
-                await self._api.call("POST", path, body=document)
+                await self._post(document)
             except Conflict:
                 pass  # somebody has said so already
             except ApiError as error:
-                _log.info("event %s lost: %s", document["reason"], error)
+                self._metrics.events_lost.inc()
+                _log.info("event %s of %s lost: %s", document["reason"], key_of(document), error)
             finally:
                 self._waiting.task_done()
 
@@ -72,13 +85,25 @@ class Events:
         """Waits until everything is posted."""
         await self._waiting.join()
 
+    async def _post(self, document: Mapping[str, Any]) -> None:
+        """Posts one; while the server is away or too busy, the others would fare no better."""
+        path = paths.events(document["metadata"]["namespace"])
+        for pause in _PAUSES_SECONDS:
+            try:
+                await self._api.call("POST", path, body=document)
+            except (Unreachable, Throttled):
+                await asyncio.sleep(pause)
+            else:
+                return
+        await self._api.call("POST", path, body=document)
+
 
 def event_document(
     job: Mapping[str, Any], event: Event, *, instance: str, now: datetime
 ) -> dict[str, Any]:
     """The API object of an event."""
     key, uid = key_of(job), job["metadata"]["uid"]
-    note = event.message[:_LONGEST_NOTE]
+    note = event.message.encode()[:_LONGEST_NOTE].decode(errors="ignore")
     window = int(now.timestamp()) // WINDOW_SECONDS
     said = "\0".join((uid, event.type, event.reason, note, str(window)))
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]

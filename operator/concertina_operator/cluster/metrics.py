@@ -21,7 +21,7 @@ class Metrics:
         )
         self.reconciles: Final = Counter(
             "concertina_operator_reconciles_total",
-            "Reconciles by result: Done, Conflict or Error.",
+            "Reconciles by result: Done, Deposed or Error.",
             ["result"],
             registry=registry,
         )
@@ -45,6 +45,11 @@ class Metrics:
         self.reports_refused: Final = Counter(
             "concertina_operator_reports_refused_total",
             "Reports that were refused, whole or in part.",
+            registry=registry,
+        )
+        self.events_lost: Final = Counter(
+            "concertina_operator_events_lost_total",
+            "Events for people that were not posted: too many of a job, or no API server.",
             registry=registry,
         )
         self.leader: Final = Gauge(

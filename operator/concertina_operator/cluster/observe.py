@@ -2,13 +2,16 @@
 
 The reflectors (pods, memberships, reports) and kopf (jobs) put in what they hear; each change only
 puts the key of its job into the queue. `observe` gives the facts of one job to the reconcile.
+Programs of users write reports, as often as they like: they wake their job only so often.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from concertina_api.v1alpha1 import AdaptiveTrainingJob
+from concertina_operator.cluster.buckets import Buckets
 from concertina_operator.cluster.facts import HeardReport, OwnedPod, StoredMembership, observed
 from concertina_operator.cluster.queue import Queue
 from concertina_operator.cluster.refusals import Refusal
@@ -16,6 +19,9 @@ from concertina_operator.cluster.store import Key, Store, key_of, version_of
 from concertina_operator.observed import Observed
 
 DELETED: Final = "DELETED"
+REPORTS_BURST: Final = 100
+"""Reports of one job that wake it at once; after that one in SECONDS_PER_REPORT."""
+SECONDS_PER_REPORT: Final = 0.2
 
 
 class Watched:
@@ -28,6 +34,9 @@ class Watched:
         self.reports: Store[HeardReport] = Store()
         self.queue = queue
         self._pods_of: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._buckets: Buckets[Key] = Buckets(
+            burst=REPORTS_BURST, seconds_per_token=SECONDS_PER_REPORT
+        )
 
     def observe(self, job: AdaptiveTrainingJob, *, refused: Iterable[Refusal]) -> Observed:
         """The facts of one job; pods that the server refused are Pending."""
@@ -44,13 +53,14 @@ class Watched:
             job,
             membership=self.memberships.get(key),
             pods=[*pods, *imagined],
-            reports=self.reports_of(key),
+            reports=self.reports_of(key, job_uid=job.metadata.uid),
         )
 
-    def reports_of(self, job: Key) -> tuple[HeardReport, ...]:
-        """What was heard of a job's pods: a report belongs to the pod that it is named after."""
+    def reports_of(self, job: Key, *, job_uid: str) -> tuple[HeardReport, ...]:
+        """What was heard of a job's own pods: a report is named after its pod."""
         names = sorted(self._pods_of.get(job, ()))
-        return tuple(heard for name in names if (heard := self.reports.get(name)) is not None)
+        own = (name for name in names if (pod := self.pods.get(name)) and pod.owner == job_uid)
+        return tuple(heard for name in own if (heard := self.reports.get(name)) is not None)
 
     def job_event(self, kind: str | None, document: Mapping[str, Any]) -> None:
         """Takes what a watch of the jobs tells; what changes only the status queues nothing."""
@@ -96,7 +106,12 @@ class Watched:
     def report_changed(self, key: Key, _: HeardReport) -> None:
         """Told by the reflector; a report is named like its pod."""
         pod = self.pods.get(key)
-        if pod is not None:
+        if pod is None:
+            return
+        wait = self._buckets.take(pod.job, now=asyncio.get_running_loop().time())
+        if wait:
+            self.queue.add_after(pod.job, wait)
+        else:
             self.queue.add(pod.job)
 
 

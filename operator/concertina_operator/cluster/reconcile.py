@@ -4,7 +4,7 @@ Called by the workers (workers.py) with a key from the queue; what to do is deci
 it is done. In order:
 
 1. The job as it was last seen, and what is known of its pods, membership and reports.
-2. `plan(observed, now)`, with what only this shell can say (claims.py).
+2. The plan, with what only this shell can say (decide.py).
 3. The job is confirmed live: by the status patch, which carries the resourceVersion that was
    planned from, else by a read. A job that has changed meanwhile is planned anew.
 4. Actions. Their effects are seen by the next reconcile.
@@ -12,40 +12,28 @@ it is done. In order:
 A reconcile that finds nothing to do asks the API server nothing.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import ConditionType, Scaling
-from concertina_operator.actions import Action, CreatePod, Event, EventType, Plan
+from concertina_operator.actions import Event, EventType, Plan
 from concertina_operator.cluster import paths
-from concertina_operator.cluster.apply import Hands, Target
-from concertina_operator.cluster.claims import (
-    Verdict,
-    claims,
-    is_managed_here,
-    news,
-    refusals_told,
-    time_to_expiry,
-    warnings,
-    with_retries,
-    without_creations,
-    without_membership,
-)
+from concertina_operator.cluster.apply import Hands
+from concertina_operator.cluster.claims import is_managed_here, time_to_expiry
 from concertina_operator.cluster.client import MERGE_PATCH, Api, Conflict, NotFound
-from concertina_operator.cluster.dry_run import DryRuns
+from concertina_operator.cluster.decide import Decisions
+from concertina_operator.cluster.deeds import news
 from concertina_operator.cluster.events import Events
 from concertina_operator.cluster.facts import read_job, read_status
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.observe import Watched
-from concertina_operator.cluster.pod import JOB_LABEL
-from concertina_operator.cluster.refusals import Refusals, time_to_next
+from concertina_operator.cluster.refusals import Refusals
 from concertina_operator.cluster.store import Key, key_of
 from concertina_operator.cluster.stored_status import status_patch, time_until_worth_it
+from concertina_operator.cluster.target import Target
 from concertina_operator.conditions import Claim, conditions
-from concertina_operator.plan import plan
 
 AT_ONCE: Final = timedelta(0)
 _AFTER_ACTIONS: Final = timedelta(seconds=1)
@@ -53,7 +41,10 @@ _AFTER_ACTIONS: Final = timedelta(seconds=1)
 
 
 class Reconciler:
-    """Reconciles any job; remembers nothing that a new leader could not find out."""
+    """Reconciles any job.
+
+    What it remembers beside the stores may be lost: a new leader asks the server again.
+    """
 
     def __init__(
         self,
@@ -70,7 +61,7 @@ class Reconciler:
         self._watched = watched
         self._hands = hands
         self._refusals = refusals
-        self._dry_runs = DryRuns(api)
+        self._decisions = Decisions(api, watched=watched, refusals=refusals)
         self._events = events
         self._metrics = metrics
         self._clock = clock
@@ -92,6 +83,7 @@ class Reconciler:
         except InvalidJob as error:
             return await self._refuse(document, str(error))
         if job.spec.scaling.mode is Scaling.OFF:
+            self._refusals.forget_job(job.metadata.uid)
             return None
         now = self._clock()
         expiry = time_to_expiry(job.spec, job.status, now=now)
@@ -100,48 +92,19 @@ class Reconciler:
             return None
         membership = self._watched.memberships.get(key)
         target = Target(job=job, document=document, membership=membership)
-        decided = await self._decided(target, now=now)
+        decided = await self._decisions.decide(target, now=now)
         wait = await self._carried_out(decided, target=target, now=now)
-        retry = time_to_next(self._refusals.of(target.uid), now=now)
+        retry = self._decisions.time_to_next(target.uid, now=now)
         waits = (wait, decided.requeue_after, expiry, retry)
         return min((wait for wait in waits if wait is not None), default=None)
-
-    async def _decided(self, target: Target, *, now: datetime) -> Plan:
-        """The plan, as this shell may carry it out."""
-        job, key = target.job, Key(target.namespace, target.job.metadata.name)
-        refused = self._refusals.of(target.uid)
-        decided = plan(self._watched.observe(job, refused=refused), now)
-        decided = with_retries(decided, refused, now=now)
-        verdict = await self._verdict(target, decided.actions)
-        if verdict is not None and not verdict.is_valid:
-            decided = without_creations(decided)
-        taken = [f"pod {refusal.name}: {refusal.words}" for refusal in refused if refusal.is_taken]
-        if target.membership is not None and target.membership.owner != target.uid:
-            decided = without_membership(decided)
-            taken.append(f"TrainingMembership {key.name} belongs to somebody else")
-        claimed = tuple(claims(job.spec, before=job.status, verdict=verdict, taken=taken))
-        status = decided.status.model_copy(
-            update={
-                "selector": f"{JOB_LABEL}={job.metadata.name}",
-                "conditions": conditions(
-                    decided.status.conditions,
-                    claimed,
-                    generation=job.metadata.generation,
-                    now=now,
-                ),
-            }
-        )
-        events = (
-            *decided.events,
-            *warnings(job.status, claimed),
-            *refusals_told(refused, self._watched.reports_of(key)),
-        )
-        return replace(decided, status=status, events=events)
 
     async def _carried_out(
         self, decided: Plan, *, target: Target, now: datetime
     ) -> timedelta | None:
-        """Stores the status, then acts; the time after which to look whether that went well."""
+        """Stores the status, then acts; the time after which to look whether that went well.
+
+        What the status says is told even when an action fails: the next plan takes it for known.
+        """
         before, after = target.job.status, decided.status
         patch = status_patch(before, after)
         wait = time_until_worth_it(patch, before=before, after=after, job_uid=target.uid, now=now)
@@ -149,18 +112,12 @@ class Reconciler:
         if is_written or decided.actions:
             if not await self._confirmed(target.document, patch if is_written else {}):
                 return AT_ONCE
-            await self._hands.apply(decided.actions, target=target)
             wait = _AFTER_ACTIONS if decided.actions else None
-        refused = {refusal.name for refusal in self._refusals.of(target.uid)}
-        self._tell(target.document, news(decided, refused=refused), now=now)
+        deeds = await self._hands.apply(decided, target=target)
+        self._tell(target.document, news(decided, deeds), now=now)
+        if deeds.error is not None:
+            raise deeds.error
         return wait
-
-    async def _verdict(self, target: Target, actions: tuple[Action, ...]) -> Verdict | None:
-        """What is known of the template, once pods are to be made of it."""
-        first = next((action for action in actions if isinstance(action, CreatePod)), None)
-        if first is None:
-            return None
-        return await self._dry_runs.verdict(target.job, target.document, name=first.name)
 
     async def _confirmed(self, document: Mapping[str, Any], patch: Mapping[str, Any]) -> bool:
         """Patches the status, and whether the job is live as it was planned from."""
@@ -227,7 +184,7 @@ class Reconciler:
         return None
 
     def _tell(
-        self, document: Mapping[str, Any], events: tuple[Event, ...], *, now: datetime
+        self, document: Mapping[str, Any], events: Iterable[Event], *, now: datetime
     ) -> None:
         for event in self._events.tell(document, events, now=now):
             if event.reason == "ReportRefused":
@@ -239,7 +196,7 @@ class Reconciler:
         last = self._uids.get(key)
         if last is not None and last != uid:
             self._hands.forget(key, uid=last)
-            self._dry_runs.forget(last)
+            self._decisions.forget(last)
             del self._uids[key]
         if uid is not None:
             self._uids[key] = uid

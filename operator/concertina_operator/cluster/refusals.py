@@ -1,13 +1,14 @@
-"""Remembers pods that the server would not create, so that the plan can wait for them.
+"""Remembers what the server would not create, so that the plan can wait for it.
 
 A creation that quota or admission refuses, or whose name somebody else has, counts as a pod that
 is Pending for the reason that the server gave: the plan shows the words, waits no longer than for
-any other pod, and gives it back. Meanwhile the creation is tried again, less and less often. What
-is remembered may be lost: a new leader tries at once. Pure: no I/O, no clock.
+any other pod, and gives it back. Meanwhile the creation is tried again, less and less often. Of
+other objects only the server's words are kept, for people. What is remembered may be lost: a new
+leader tries at once. Pure: no I/O, no clock.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -49,10 +50,11 @@ class Refusal:
 
 
 class Refusals:
-    """Refused creations by job uid and pod name."""
+    """Refused pods by job uid and name, and other objects by job uid and kind."""
 
     def __init__(self) -> None:
         self._by_job: defaultdict[str, dict[str, Refusal]] = defaultdict(dict)
+        self._objects: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
     def of(self, job_uid: str) -> tuple[Refusal, ...]:
         """The refusals of a job, by name."""
@@ -84,9 +86,27 @@ class Refusals:
         if not known:
             self._by_job.pop(job_uid, None)
 
+    def forget_all_but(self, job_uid: str, names: Collection[str]) -> None:
+        """No other pods than these are wanted any more."""
+        for refusal in self.of(job_uid):
+            if refusal.name not in names:
+                self.forget(job_uid, refusal.name)
+
+    def note_object(self, job_uid: str, kind: str, *, words: str) -> None:
+        """Takes down why the server would not take the job's object of a kind; "" when it did."""
+        if words:
+            self._objects[job_uid][kind] = words
+        elif job_uid in self._objects:
+            self._objects[job_uid].pop(kind, None)
+
+    def objects_of(self, job_uid: str) -> Mapping[str, str]:
+        """The server's words by kind of object."""
+        return self._objects.get(job_uid, {})
+
     def forget_job(self, job_uid: str) -> None:
         """The job is gone."""
         self._by_job.pop(job_uid, None)
+        self._objects.pop(job_uid, None)
 
 
 def time_to_next(refusals: Iterable[Refusal], *, now: datetime) -> timedelta | None:

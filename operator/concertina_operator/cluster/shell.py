@@ -88,7 +88,7 @@ class Shell:
         )
         self._reflectors: tuple[Reflector[Any], ...] = (pods, memberships, reports)
         refusals = Refusals()
-        self._events = Events(api, instance=instance)
+        self._events = Events(api, instance=instance, metrics=metrics)
         hands = Hands(
             api,
             take_pod=pods.take_answer,

@@ -1,32 +1,25 @@
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from concertina_api.v1alpha1 import Condition, ConditionType, JobStatus
-from concertina_operator.actions import (
-    CreatePod,
-    DeletePod,
-    Event,
-    EventType,
-    Plan,
-    PublishMembership,
-)
+from concertina_api.v1alpha1 import Condition, ConditionType, JobStatus, PodCounts
+from concertina_operator.actions import CreatePod, Plan
 from concertina_operator.cluster.claims import (
     Verdict,
     claims,
+    hindered,
     is_managed_here,
-    news,
+    is_to_be_tried,
     refusals_told,
     time_to_expiry,
     warnings,
     with_retries,
-    without_creations,
-    without_membership,
 )
 from concertina_operator.cluster.facts import HeardReport
 from concertina_operator.cluster.refusals import Refusals
 from tests.concertina_operator.cluster.templates import a_container, a_templated_spec
-from tests.concertina_operator.factories import a_membership, a_spec, at
+from tests.concertina_operator.factories import a_spec, at
 
 BAD = Verdict(is_valid=False, reason="Refused", message="unknown field imagee")
 GOOD = Verdict(is_valid=True, reason="Accepted", message="fine")
@@ -36,10 +29,10 @@ DURABLE = a_templated_spec(
 ).model_copy(update={"checkpoint": a_spec(checkpoint={"path": "/checkpoints"}).checkpoint})
 
 
-def a_plan(*actions, events=()):
-    return Plan(
-        actions=actions, status=JobStatus(), events=events, requeue_after=None, reason="because"
-    )
+def a_plan(*, wanted=1, **fields):
+    nothing = Plan(actions=(), status=JobStatus(), events=(), requeue_after=None, reason="because")
+    status = JobStatus(pods=PodCounts(wanted=wanted))
+    return replace(nothing, status=status, **fields)
 
 
 def claimed(spec=DURABLE, *, before=None, verdict=None, taken=()):
@@ -99,55 +92,88 @@ def test_what_is_wrong_is_an_event_once():
     assert list(warnings(JobStatus(), claimed(verdict=GOOD).values())) == []
 
 
-def test_a_bad_template_keeps_pods_from_being_tried_and_nothing_else():
-    delete = DeletePod(name="tiny-lm-1", uid="u", reason="surplus")
-    made = Event(type=EventType.NORMAL, reason="PodsCreated", message="tiny-lm-0 created")
-    other = Event(type=EventType.NORMAL, reason="Starting", message="wants 1 pod")
-    plan = a_plan(CreatePod(name="tiny-lm-0", index=0), delete, events=(made, other))
-    left = without_creations(plan)
-    assert left.actions == (delete,)
-    assert left.events == (other,)
-
-
-def test_a_creation_is_news_unless_all_of_it_was_refused():
-    made = Event(type=EventType.NORMAL, reason="PodsCreated", message="created")
-    other = Event(type=EventType.NORMAL, reason="Starting", message="wants 2 pods")
-    names = ("tiny-lm-0", "tiny-lm-1")
-    creations = (CreatePod(name=name, index=number) for number, name in enumerate(names))
-    plan = a_plan(*creations, events=(made, other))
-    assert news(plan, refused=set()) == (made, other)
-    assert news(plan, refused={names[0]}) == (made, other)
-    assert news(plan, refused=set(names)) == (other,)
-
-
-def test_a_taken_membership_is_not_written():
-    delete = DeletePod(name="tiny-lm-1", uid="u", reason="surplus")
-    plan = a_plan(PublishMembership(membership=a_membership(1, 0)), delete)
-    assert without_membership(plan).actions == (delete,)
-
-
-def test_a_refused_pod_is_tried_again_when_its_time_has_come_unless_it_is_given_back():
-    refusals = Refusals()
-    refusal = refusals.note("uid", "tiny-lm-3", words="quota", is_taken=False, now=at(0))
-    later = refusal.again_at
-    assert with_retries(a_plan(), [refusal], now=at(0)).actions == ()
-    assert with_retries(a_plan(), [refusal], now=later).actions == (
-        CreatePod(name="tiny-lm-3", index=3),
+def test_what_a_condition_suffers_from_is_said_before_what_it_says():
+    before = (Condition(type=ConditionType.READY, status="False", reason="Because", message="no"),)
+    (claim,) = hindered(
+        JobStatus(conditions=before),
+        {ConditionType.READY: "not written", ConditionType.PODS_READY: "unsaid"},
     )
-    back = DeletePod(name="tiny-lm-3", uid=refusal.uid, reason="not admitted")
-    assert with_retries(a_plan(back), [refusal], now=later).actions == (back,)
+    assert (claim.holds, claim.reason, claim.message) == (False, "Because", "not written; no")
 
 
-def test_refused_pods_and_reports_are_told():
-    refusal = Refusals().note("uid", "tiny-lm-3", words="quota", is_taken=False, now=at(0))
+def a_refusal(refusals, index, *, words="quota", now=0):
+    name = f"tiny-lm-{index}"
+    return refusals.note("uid", name, words=words, is_taken=False, now=at(now))
+
+
+def test_refused_pods_are_tried_again_together_once_it_is_time_for_one():
+    refusals = Refusals()
+    first = a_refusal(refusals, 10)
+    a_refusal(refusals, 2, now=60)
+    refused, wanted = refusals.of("uid"), ("tiny-lm-2", "tiny-lm-10")
+    assert with_retries(a_plan(starting=wanted), refused, now=at(0)).actions == ()
+    assert with_retries(a_plan(starting=wanted), refused, now=first.again_at).actions == (
+        CreatePod(name="tiny-lm-2", index=2),
+        CreatePod(name="tiny-lm-10", index=10),
+    )
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        pytest.param({}, id="not wanted"),
+        pytest.param({"starting": ("tiny-lm-0",)}, id="another is wanted"),
+    ],
+)
+def test_a_refused_pod_that_the_plan_does_not_want_is_not_tried_again(plan):
+    refusals = Refusals()
+    refusal = a_refusal(refusals, 3)
+    assert with_retries(a_plan(**plan), [refusal], now=refusal.again_at).actions == ()
+
+
+def test_refused_pods_are_told_once_for_what_they_have_in_common_and_reports_each():
+    refusals = Refusals()
+    for index in (2, 10):
+        a_refusal(refusals, index)
+    for index in range(20, 26):
+        a_refusal(refusals, index, words="webhook")
     reports = [
         HeardReport(report=None, refusal="report of tiny-lm-0: huge"),
         HeardReport(report=None),
     ]
-    assert [event.message for event in refusals_told([refusal], reports)] == [
-        "tiny-lm-3 is not created: quota",
+    assert [event.message for event in refusals_told(refusals.of("uid"), reports)] == [
+        "tiny-lm-2, tiny-lm-10 not created: quota",
+        "tiny-lm-20 to tiny-lm-25, 6 pods, not created: webhook",
         "report of tiny-lm-0: huge",
     ]
+
+
+CREATES = {"actions": (CreatePod(name="tiny-lm-0", index=0),)}
+
+
+@pytest.mark.parametrize(
+    ("known", "plan", "want"),
+    [
+        pytest.param(None, {"wanted": 1}, True, id="nothing is known"),
+        pytest.param(("True", 3), {"wanted": 1}, False, id="accepted"),
+        pytest.param(("True", 2), {"wanted": 1}, True, id="accepted before it was edited"),
+        pytest.param(("False", 3), {"wanted": 1}, True, id="not accepted"),
+        pytest.param(("False", 3), {"wanted": 0}, False, id="no pod is wanted"),
+        pytest.param(("True", 3), {"wanted": 1} | CREATES, True, id="pods are created"),
+    ],
+)
+def test_a_template_is_tried_when_it_matters(known, plan, want):
+    before = JobStatus()
+    if known is not None:
+        status, generation = known
+        valid = Condition(
+            type=ConditionType.TEMPLATE_VALID,
+            status=status,
+            reason="Because",
+            observed_generation=generation,
+        )
+        before = JobStatus(conditions=(valid,))
+    assert is_to_be_tried(a_plan(**plan), before, generation=3) is want
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,14 @@ import pytest
 from concertina_operator.actions import Event, EventType
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.client import Api
-from concertina_operator.cluster.events import WINDOW_SECONDS, Events, event_document
+from concertina_operator.cluster.events import (
+    BURST,
+    SECONDS_PER_EVENT,
+    WINDOW_SECONDS,
+    Events,
+    event_document,
+)
+from concertina_operator.cluster.metrics import Metrics
 from tests.concertina_operator.factories import at
 
 RESIZED = Event(type=EventType.NORMAL, reason="Resized", message="1 to 2 workers in 0.3 s")
@@ -40,7 +47,27 @@ def test_what_is_no_repetition_has_another_name(other):
 
 def test_a_long_message_is_cut_to_what_the_api_server_takes():
     long = Event(type=EventType.WARNING, reason="Refused", message="x" * 5000)
-    assert len(event_document(JOB, long, instance="a", now=at(0))["note"]) <= 1024
+    assert len(event_document(JOB, long, instance="a", now=at(0))["note"]) == 1024
+
+
+def test_what_counts_for_the_api_server_are_the_bytes_of_a_message():
+    long = Event(type=EventType.WARNING, reason="WorkerFailed", message="x" + "\u5931" * 512)
+    note = event_document(JOB, long, instance="a", now=at(0))["note"]
+    assert note == "x" + "\u5931" * 341
+
+
+def test_a_job_that_has_too_much_to_tell_takes_no_room_from_the_others():
+    metrics = Metrics()
+    events = Events(Api(), instance="a", metrics=metrics)
+    found = [
+        Event(type=EventType.WARNING, reason="ReportRefused", message=f"{number}")
+        for number in range(BURST + 10)
+    ]
+    assert events.tell(JOB, found, now=at(0)) == tuple(found[:BURST])
+    other = JOB | {"metadata": JOB["metadata"] | {"uid": "other"}}
+    assert events.tell(other, [RESIZED], now=at(0)) == (RESIZED,)
+    assert "concertina_operator_events_lost_total 10.0" in metrics.text().decode()
+    assert events.tell(JOB, [RESIZED], now=at(SECONDS_PER_EVENT)) == (RESIZED,)
 
 
 def test_the_api_server_takes_events_and_has_each_once(control_plane, namespace, monkeypatch):
@@ -50,7 +77,7 @@ def test_the_api_server_takes_events_and_has_each_once(control_plane, namespace,
     async def test():
         async with Api() as api:
             for instance in ("leader", "the leader after it"):
-                events = Events(api, instance=instance)
+                events = Events(api, instance=instance, metrics=Metrics())
                 assert events.tell(job, [RESIZED], now=at(0)) == (RESIZED,)
                 assert events.tell(job, [RESIZED], now=at(1)) == ()
                 posting = asyncio.create_task(events.run())

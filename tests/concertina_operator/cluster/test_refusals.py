@@ -31,6 +31,27 @@ def test_a_refused_pod_is_tried_less_and_less_often_but_within_two_minutes():
     assert time_to_next(refusals.of("job-uid"), now=refusal.again_at) is None
 
 
+def test_pods_that_nobody_wants_any_more_are_forgotten():
+    refusals = Refusals()
+    for index in range(3):
+        refusals.note("uid", f"tiny-lm-{index}", words="quota", is_taken=False, now=at(0))
+    refusals.forget_all_but("uid", {"tiny-lm-1", "tiny-lm-7"})
+    assert [refusal.name for refusal in refusals.of("uid")] == ["tiny-lm-1"]
+
+
+def test_the_words_about_another_object_stand_until_the_server_takes_it_or_the_job_is_gone():
+    refusals = Refusals()
+    refusals.note_object("uid", "RoleBinding", words="")
+    assert refusals.objects_of("uid") == {}
+    refusals.note_object("uid", "RoleBinding", words="forbidden")
+    assert refusals.objects_of("uid") == {"RoleBinding": "forbidden"}
+    refusals.note_object("uid", "RoleBinding", words="")
+    assert refusals.objects_of("uid") == {}
+    refusals.note_object("uid", "RoleBinding", words="forbidden")
+    refusals.forget_job("uid")
+    assert refusals.objects_of("uid") == {}
+
+
 def test_what_is_forgotten_is_not_told_again():
     refusals = Refusals()
     refused(refusals, now=at(0))

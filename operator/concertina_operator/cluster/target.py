@@ -1,0 +1,54 @@
+"""The job that is acted for, as the reconcile hands it on. Pure: no I/O, no clock."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from concertina_api.v1alpha1 import AdaptiveTrainingJob, Membership, TrainingMembership
+from concertina_operator.cluster.facts import StoredMembership
+from concertina_operator.cluster.pod import JOB_LABEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The job that is acted for."""
+
+    job: AdaptiveTrainingJob
+    document: Mapping[str, Any]
+    """The same as it is stored."""
+    membership: StoredMembership | None
+    """The one that the plan was made from."""
+
+    @property
+    def namespace(self) -> str:
+        """Where its pods and its membership are."""
+        return self.job.metadata.namespace
+
+    @property
+    def uid(self) -> str:
+        """Owner of its objects."""
+        return self.job.metadata.uid
+
+
+def membership_document(membership: Membership, target: Target) -> dict[str, Any]:
+    """The API object of a job's membership, owned by the job."""
+    document = TrainingMembership(spec=membership)
+    metadata = target.job.metadata
+    return {
+        **document.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "metadata": {
+            "name": metadata.name,
+            "namespace": metadata.namespace,
+            "labels": {JOB_LABEL: metadata.name},
+            "ownerReferences": [
+                {
+                    "apiVersion": target.job.api_version,
+                    "kind": target.job.kind,
+                    "name": metadata.name,
+                    "uid": metadata.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": False,
+                }
+            ],
+        },
+    }
