@@ -30,8 +30,11 @@ from concertina_operator.cluster.credentials import Credentials, read_credential
 MERGE_PATCH: Final = "application/merge-patch+json"
 PATIENCE_SECONDS: Final = 30.0
 """How long one request may take."""
-WATCH_SECONDS: Final = 50
-"""How long a watch lasts before the server ends it; a stream that is silent longer is dead."""
+WATCH_SECONDS: Final = 25
+"""How long a watch lasts before the server ends it; a stream that is silent longer is dead.
+
+Shorter than load balancers let a connection idle.
+"""
 
 _JSON: Final = "application/json"
 _ATTEMPTS: Final = 5
@@ -151,12 +154,25 @@ class Api:
         answer: dict[str, Any] = json.loads(content) if content else {}
         return answer
 
+    async def pages(
+        self, path: str, *, size: int, params: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """A list as it is at one moment, in answers of at most `size` objects. Raises ApiError."""
+        asked = {**(params or {}), "limit": str(size)}
+        while True:
+            page = await self.call("GET", path, params=asked)
+            yield page
+            if not (following := page["metadata"].get("continue")):
+                return
+            asked["continue"] = following
+
     async def watch(
         self, path: str, *, params: Mapping[str, str]
     ) -> AsyncGenerator[dict[str, Any]]:
         """Events of a watch, bookmarks included, until the server ends it. Raises ApiError.
 
-        The stream counts as dead when nothing comes for longer than the server keeps it open.
+        The stream counts as dead when nothing comes for longer than the server keeps it open. A
+        server that is too busy is given the time that it asks for before Throttled is raised.
         """
         asked = {
             **params,
@@ -177,7 +193,10 @@ class Api:
                 if response.status == 401:
                     self._credentials = None
                 if response.status >= 400:
-                    raise _error(response.status, await response.read())
+                    content = await response.read()
+                    if response.status == 429:
+                        await asyncio.sleep(_pause(response.headers.get("Retry-After")))
+                    raise _error(response.status, content)
                 async for line in response.content:
                     yield _event(line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -236,7 +255,7 @@ def _event(line: bytes) -> dict[str, Any]:
     event: dict[str, Any] = json.loads(line)
     if event["type"] == "ERROR":
         failure = event["object"]
-        raise _error(int(failure.get("code", 500)), json.dumps(failure).encode())
+        raise Gone(failure.get("code", 0), failure.get("reason", ""), failure.get("message", ""))
     return event
 
 

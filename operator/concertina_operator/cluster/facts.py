@@ -24,7 +24,7 @@ from concertina_api.v1alpha1 import (
     TrainingMembership,
     TrainingReport,
 )
-from concertina_operator.cluster.pod import JOB_LABEL, TRAINER_ANNOTATION
+from concertina_operator.cluster.pod import TRAINER_ANNOTATION
 from concertina_operator.cluster.store import Key
 from concertina_operator.cluster.template import trainer_container_name
 from concertina_operator.observed import Observed, Phase, PodFacts
@@ -42,9 +42,10 @@ _PHASES: Final = frozenset(Phase)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnedPod:
-    """A pod with the job that it says it belongs to."""
+    """A pod with the job that it belongs to."""
 
     job: Key
+    """Named by its controller, which is a job where the pod is ours."""
     owner: str
     """uid of its controller, which alone decides whose it is."""
     facts: PodFacts
@@ -134,12 +135,14 @@ def read_status(document: Mapping[str, Any]) -> JobStatus:
 def read_pod(document: Mapping[str, Any], _: OwnedPod | None = None) -> OwnedPod:
     """The pod's facts, and whose it is."""
     metadata, status = document["metadata"], document.get("status") or {}
+    owner = _controller(document)
     trainer = _trainer_status(document)
     ended = trainer.get("state", {}).get("terminated")
     phase = status.get("phase", "Pending")
     return OwnedPod(
-        job=Key(metadata["namespace"], metadata.get("labels", {}).get(JOB_LABEL, "")),
-        owner=owner_of(document),
+        # Not by its label, which tools and people rewrite.
+        job=Key(metadata["namespace"], owner.get("name", "")),
+        owner=owner.get("uid", ""),
         facts=PodFacts(
             name=metadata["name"],
             uid=metadata["uid"],
@@ -194,8 +197,12 @@ def read_membership(
 
 def owner_of(document: Mapping[str, Any]) -> str:
     """uid of the controller of an object; empty when it has none."""
+    return str(_controller(document).get("uid", ""))
+
+
+def _controller(document: Mapping[str, Any]) -> Mapping[str, Any]:
     owners = document["metadata"].get("ownerReferences") or ()
-    return next((owner["uid"] for owner in owners if owner.get("controller")), "")
+    return next((owner for owner in owners if owner.get("controller")), {})
 
 
 def _trainer_status(document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,8 +7,8 @@ for the end of it. Time is the event loop's.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Hashable
-from typing import Final, Generic, TypeVar
+from collections.abc import Hashable, Mapping
+from typing import Any, Final, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
@@ -23,7 +23,8 @@ class Queue(Generic[K]):
         self._waiting: deque[K] = deque()
         self._since: dict[K, float] = {}
         """Since when a key asks to be taken, active ones included."""
-        self._active: set[K] = set()
+        self._active: dict[K, float] = {}
+        """Since when a key is lent."""
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
         self._added = asyncio.Event()
@@ -56,7 +57,7 @@ class Queue(Generic[K]):
             await self._added.wait()
         key = self._waiting.popleft()
         del self._since[key]
-        self._active.add(key)
+        self._active[key] = asyncio.get_running_loop().time()
         return key
 
     def done(self, key: K) -> None:
@@ -74,19 +75,16 @@ class Queue(Generic[K]):
         self.add_after(key, delay)
         return delay
 
-    def forget(self, key: K) -> None:
-        """Drops what is remembered of a job that is gone."""
-        self._cancel(key)
-        self._failures.pop(key, None)
-
     def oldest_seconds(self) -> float:
         """How long the key that waits longest has been waiting."""
-        if not self._since:
-            return 0.0
-        return asyncio.get_running_loop().time() - next(iter(self._since.values()))
+        return _age_of_first(self._since)
+
+    def busiest_seconds(self) -> float:
+        """How long the key that is lent longest has been lent."""
+        return _age_of_first(self._active)
 
     def _give_back(self, key: K) -> None:
-        self._active.discard(key)
+        self._active.pop(key, None)
         if key in self._since:
             self._wait(key)
 
@@ -98,3 +96,9 @@ class Queue(Generic[K]):
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
+
+
+def _age_of_first(moments: Mapping[Any, float]) -> float:
+    """Seconds since the first moment, which is the oldest one."""
+    first = next(iter(moments.values()), None)
+    return asyncio.get_running_loop().time() - first if first is not None else 0.0

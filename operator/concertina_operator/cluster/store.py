@@ -36,6 +36,8 @@ class Store(Generic[T]):
     def __init__(self) -> None:
         self._entries: dict[Key, Entry[T]] = {}
         self._watched_to = 0
+        self.newest = 0
+        """The highest version that was ever seen."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -52,6 +54,7 @@ class Store(Generic[T]):
     def watched(self, version: int) -> None:
         """The watch has told everything up to `version`."""
         self._watched_to = max(self._watched_to, version)
+        self.newest = max(self.newest, version)
 
     def put(self, key: Key, value: T, *, version: int) -> bool:
         """Takes what the watch or a list says; False when it is not news."""
@@ -59,6 +62,7 @@ class Store(Generic[T]):
         if entry is not None and entry.version >= version:
             return False
         self._entries[key] = Entry(version=version, value=value)
+        self.newest = max(self.newest, version)
         return True
 
     def put_answer(self, key: Key, value: T, *, version: int) -> bool:
@@ -78,6 +82,12 @@ class Store(Generic[T]):
             if self._entries[key].version <= version
         ]
         return tuple((key, self._entries.pop(key).value) for key in gone)
+
+    def begin_anew(self) -> None:
+        """Whatever comes counts as newer: the server has gone back to an older state."""
+        for key, entry in self._entries.items():
+            self._entries[key] = Entry(version=0, value=entry.value)
+        self._watched_to = self.newest = 0
 
 
 def key_of(document: Mapping[str, Any]) -> Key:

@@ -1,6 +1,6 @@
 """Takes keys from the queue and reconciles their jobs, many jobs at once, each by one worker.
 
-Started by serve.py. Here is the outermost loop of the operator: whatever goes wrong with one job is
+Started by shell.py. Here is the outermost loop of the operator: whatever goes wrong with one job is
 logged, and the job is tried again later, while the others go on.
 """
 
@@ -73,10 +73,12 @@ class Workers:
             self._queue.done(key)
             return "Deposed"
         except ApiError as error:
-            _log.warning("%s: %s; tries again in %.1f s", key, error, self._queue.failed(key))
+            pause = self._queue.failed(key)
+            _log.warning("%s: %s; tries again in %.1f s", key, error, pause)
             return "Error"
         except Exception:  # noqa: BLE001 - the outermost loop: one job must not stop the others
-            _log.exception("%s: tries again in %.1f s", key, self._queue.failed(key))
+            pause = self._queue.failed(key)
+            _log.exception("%s: tries again in %.1f s", key, pause)
             return "Error"
         self._queue.done(key)
         if wait is not None:

@@ -1,7 +1,9 @@
+import ssl
+
 import pytest
 import yaml
 
-from concertina_operator.cluster.credentials import NoCluster, read_credentials
+from concertina_operator.cluster.credentials import Credentials, NoCluster, read_credentials
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +73,18 @@ def test_the_kubeconfig_that_is_named_goes_before_the_service_account(
 def test_no_cluster_is_an_error_in_words(tmp_path):
     with pytest.raises(NoCluster, match="no cluster: "):
         read_credentials(tmp_path)
+
+
+def test_certificates_are_checked_no_more_strictly_by_newer_releases_of_python(monkeypatch):
+    create = ssl.create_default_context
+
+    def create_as_of_3_13(**options):
+        context = create(**options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", create_as_of_3_13)
+    context = Credentials(server="https://10.0.0.1").tls()
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname

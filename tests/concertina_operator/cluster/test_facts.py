@@ -36,7 +36,7 @@ def a_pod(index=0, *, owner=UID, status=None, **metadata):
             "creationTimestamp": "2026-01-01T00:00:00Z",
             "labels": {"concertina.dev/job": "tiny-lm"},
             "annotations": {"concertina.dev/trainer": "trainer"},
-            "ownerReferences": [{"uid": owner, "controller": True}],
+            "ownerReferences": [{"name": "tiny-lm", "uid": owner, "controller": True}],
         }
         | metadata,
         "spec": {"containers": [{"name": "sidecar"}, {"name": "trainer"}]},
@@ -253,6 +253,11 @@ def test_a_pod_is_found_by_the_only_container_when_nothing_names_the_trainer():
 )
 def test_says_in_the_servers_words_why_a_pod_does_not_run(status, want):
     assert read_pod(a_pod(status=status)).facts.message == want
+
+
+def test_a_pod_belongs_to_the_job_that_controls_it_whatever_its_label_says():
+    assert read_pod(a_pod(labels={"concertina.dev/job": "other"})).job == Key("ml", "tiny-lm")
+    assert read_pod(a_pod(ownerReferences=[])).job == Key("ml", "")
 
 
 def test_a_pod_tells_its_job_whether_it_leaves_and_whether_it_is_ready():

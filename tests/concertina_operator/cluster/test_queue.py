@@ -114,6 +114,23 @@ def test_a_job_that_keeps_failing_is_tried_less_and_less_often(failures, want_ab
     within_a_loop(test)
 
 
+def test_tells_how_long_the_key_that_is_worked_on_longest_has_been():
+    async def test():
+        queue, loop = Queue(), asyncio.get_running_loop()
+        assert queue.busiest_seconds() == 0
+        queue.add("a")
+        queue.add_after("b", 0.05)
+        began = loop.time()
+        await taken(queue, 2)
+        assert 0.04 <= queue.busiest_seconds() <= loop.time() - began
+        queue.done("a")
+        assert queue.busiest_seconds() < 0.04
+        queue.done("b")
+        assert queue.busiest_seconds() == 0
+
+    within_a_loop(test)
+
+
 def test_tells_how_long_the_oldest_key_waits_also_while_it_is_worked_on():
     async def test():
         queue = Queue()

@@ -34,3 +34,14 @@ def test_forgets_what_a_list_does_not_have_unless_it_is_newer_than_the_list():
     store.put(B, "made after the list", version=9)
     assert store.remove_unlisted([], version=7) == ((A, "gone"),)
     assert store.all_keys() == (B,)
+
+
+def test_after_a_state_was_restored_lower_versions_are_news():
+    store = Store()
+    store.put(A, "lost", version=8)
+    store.watched(9)
+    assert store.newest == 9
+    store.begin_anew()
+    assert store.put_answer(B, "made", version=6)
+    assert store.put(A, "restored", version=5)
+    assert (store.get(A), store.newest) == ("restored", 6)
