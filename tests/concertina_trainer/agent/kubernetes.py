@@ -58,9 +58,7 @@ class Kubernetes:
         self.token = "first"
         self.credentials = folder / "credentials"
         self.credentials.mkdir()
-        self.credentials.joinpath("ca.crt").write_bytes(
-            certificate.with_suffix(".crt").read_bytes()
-        )
+        self.credentials.joinpath("ca.crt").write_bytes(certificate.with_suffix(".ca").read_bytes())
         self.credentials.joinpath("token").write_text("first\n")
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
@@ -302,18 +300,21 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 def make_certificate(folder: Path) -> Path:
-    """A certificate of 127.0.0.1 that is its own authority: <path>.crt and <path>.key."""
-    path = folder / "server"
+    """A certificate of 127.0.0.1, <path>.crt and <path>.key, and its authority, <path>.ca.
+
+    The authority has no extension that says what its key is for, as those of many clusters.
+    """
+    path, key = folder / "server", folder / "authority.key"
+    authority = path.with_suffix(".ca")
     command = "openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 2"
-    subprocess.run(
-        [
-            *command.split(),
-            *("-subj", "/CN=kubernetes", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", path.with_suffix(".key"), "-out", path.with_suffix(".crt")),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    made = ["-subj", "/CN=authority", "-keyout", key, "-out", authority]
+    subprocess.run([*command.split(), *made], check=True, capture_output=True)
+    made = [
+        *("-subj", "/CN=kubernetes", "-addext", "subjectAltName=IP:127.0.0.1"),
+        *("-addext", "basicConstraints=critical,CA:FALSE", "-CA", authority, "-CAkey", key),
+        *("-keyout", path.with_suffix(".key"), "-out", path.with_suffix(".crt")),
+    ]
+    subprocess.run([*command.split(), *made], check=True, capture_output=True)
     return path
 
 
