@@ -1,18 +1,19 @@
 """Everything that a plain installation consists of, as objects for the API server.
 
 Called by `concertina install` and `uninstall`. Pure: no I/O, no clock. What trainers rely on (the
-resource definitions, their rights and the policy on reports) is apart from what the operator runs
+resource definitions, their rights and the admission policies) is apart from what the operator runs
 on: jobs train on when only the latter is taken away.
 """
 
 from typing import Any, Final
 
 from concertina_operator.cluster.crd import custom_resource_definitions
+from concertina_operator.cluster.policies import admission_policies
 from concertina_operator.cluster.rights import (
     OPERATOR,
     operator_rights,
-    report_policy,
     trainer_rights,
+    user_rights,
 )
 
 NAMESPACE: Final = "concertina-system"
@@ -30,7 +31,7 @@ def install_objects(
     """All objects in the order to apply them.
 
     `namespace` is where the operator runs; it serves the jobs of `jobs_in`, or of all namespaces.
-    A namespace that has jobs in it is left as it is: it must exist, and is not among the objects.
+    A namespace that has jobs in it must exist, and is not among the objects.
     """
     return [
         *([_namespace(namespace)] if namespace != jobs_in else []),
@@ -40,8 +41,16 @@ def install_objects(
 
 
 def trainer_objects(*, jobs_in: str | None = None) -> list[dict[str, Any]]:
-    """What jobs and their pods need: they outlast an operator that is taken away."""
-    return [*custom_resource_definitions(), *trainer_rights(jobs_in=jobs_in), *report_policy()]
+    """What jobs, their pods and their users need: it outlasts an operator that is taken away.
+
+    What fences the rights of a trainer comes before them, and goes after them.
+    """
+    return [
+        *admission_policies(),
+        *custom_resource_definitions(),
+        *user_rights(),
+        *trainer_rights(jobs_in=jobs_in),
+    ]
 
 
 def operator_objects(

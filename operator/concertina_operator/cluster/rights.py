@@ -1,9 +1,8 @@
-"""Who may do what: the rights of the operator and of the pods that train, and no more.
+"""Who may do what: the rights of the operator, of the pods that train and of people, and no more.
 
 Called by install.py; the operator of a whole cluster also creates `trainer_binding` in each
 namespace that has jobs. Pure: no I/O, no clock. RBAC lets a trainer write reports; that it is the
-report of its own pod, and nothing that could hold an object back, is left to an admission policy,
-which knows the pod from the token.
+report of its own pod is left to an admission policy (policies.py).
 """
 
 from typing import Any, Final
@@ -14,10 +13,8 @@ OPERATOR: Final = "concertina-operator"
 """Name of everything that the operator owns, its Lease included."""
 TRAINER: Final = "concertina-trainer"
 """Name of the role of the pods that train, and of its bindings."""
-POLICY: Final = "concertina-own-report"
 
 _RBAC: Final = "rbac.authorization.k8s.io"
-_ADMISSION: Final = "admissionregistration.k8s.io/v1"
 
 
 def operator_rights(*, namespace: str, jobs_in: str | None) -> list[dict[str, Any]]:
@@ -29,8 +26,8 @@ def operator_rights(*, namespace: str, jobs_in: str | None) -> list[dict[str, An
     rules = [
         _allow(paths.GROUP, [paths.JOBS], ["get", "list", "watch", "delete"]),
         _allow(paths.GROUP, [f"{paths.JOBS}/status"], ["patch"]),
-        _allow(paths.GROUP, [paths.MEMBERSHIPS], ["get", "list", "watch", "create", "update"]),
-        _allow(paths.GROUP, [paths.REPORTS], ["get", "list", "watch"]),
+        _allow(paths.GROUP, [paths.MEMBERSHIPS], ["list", "watch", "create", "update"]),
+        _allow(paths.GROUP, [paths.REPORTS], ["list", "watch"]),
         _allow("", ["pods"], ["get", "list", "watch", "create", "delete"]),
         _allow("events.k8s.io", ["events"], ["create"]),
     ]
@@ -69,78 +66,32 @@ def trainer_binding(namespace: str) -> dict[str, Any]:
     return _binding(TRAINER, namespace, role="ClusterRole", subject=group)
 
 
-def report_policy() -> list[dict[str, Any]]:
-    """A trainer writes only the report of its own pod, and nothing into it that outlives the pod.
+def user_rights() -> list[dict[str, Any]]:
+    """What the viewers, editors and admins of a namespace may do with its jobs.
 
-    It binds whoever has the rights of a trainer, so not the garbage collector, which takes owners
-    off reports.
+    Kubernetes adds it to its own roles of these names. Memberships and reports are for programs:
+    people read them, whoever they are.
     """
-    own = "object.metadata.ownerReferences"
-    extra = "request.userInfo.?extra[?'authentication.kubernetes.io/pod-{}'].orValue([''])[0]"
-    policy = {
-        "apiVersion": _ADMISSION,
-        "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": POLICY},
-        "spec": {
-            "failurePolicy": "Fail",
-            "matchConstraints": {
-                "resourceRules": [
-                    {
-                        "apiGroups": [paths.GROUP],
-                        "apiVersions": ["*"],
-                        "operations": ["CREATE", "UPDATE"],
-                        "resources": [paths.REPORTS],
-                    }
-                ]
-            },
-            "matchConditions": [
-                {
-                    "name": "trainer",
-                    "expression": "('system:serviceaccounts:' + request.namespace)"
-                    " in request.userInfo.groups",
-                }
+    read = ["get", "list", "watch"]
+    kinds = [paths.JOBS, f"{paths.JOBS}/scale", paths.MEMBERSHIPS, paths.REPORTS]
+    write = ["create", "update", "patch", "delete", "deletecollection"]
+    return [
+        _added_to(("view", "edit", "admin"), [_allow(paths.GROUP, kinds, read)]),
+        _added_to(
+            ("edit", "admin"),
+            [
+                _allow(paths.GROUP, [paths.JOBS], write),
+                _allow(paths.GROUP, [f"{paths.JOBS}/scale"], ["update", "patch"]),
             ],
-            "variables": [
-                {"name": "pod", "expression": extra.format("name")},
-                {"name": "uid", "expression": extra.format("uid")},
-            ],
-            "validations": [
-                {
-                    "expression": "variables.pod != '' && object.metadata.name == variables.pod",
-                    "message": "a pod writes only its own report",
-                    "messageExpression": "'a pod writes only its own report: this is '"
-                    " + object.metadata.name + ', the token is of '"
-                    " + (variables.pod == '' ? 'no pod' : variables.pod)",
-                    "reason": "Forbidden",
-                },
-                {
-                    "expression": "object.spec.uid == variables.uid",
-                    "message": "a report tells the uid of the pod that writes it",
-                    "reason": "Forbidden",
-                },
-                {
-                    "expression": f"has({own}) && size({own}) == 1 && {own}[0].apiVersion == 'v1'"
-                    f" && {own}[0].kind == 'Pod' && {own}[0].name == variables.pod"
-                    f" && {own}[0].uid == variables.uid",
-                    "message": "a report is owned by its pod alone",
-                    "reason": "Forbidden",
-                },
-                {
-                    "expression": "!has(object.metadata.finalizers)"
-                    " || size(object.metadata.finalizers) == 0",
-                    "message": "a report has no finalizers",
-                    "reason": "Forbidden",
-                },
-            ],
-        },
-    }
-    binding = {
-        "apiVersion": _ADMISSION,
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": POLICY},
-        "spec": {"policyName": POLICY, "validationActions": ["Deny"]},
-    }
-    return [policy, binding]
+        ),
+    ]
+
+
+def _added_to(roles: tuple[str, ...], rules: list[dict[str, Any]]) -> dict[str, Any]:
+    """A role that Kubernetes adds to these roles of its own; the first gives it its name."""
+    role = _role(f"concertina-{roles[0]}", None, rules)
+    role["metadata"]["labels"] = {f"{_RBAC}/aggregate-to-{name}": "true" for name in roles}
+    return role
 
 
 def _role(name: str, namespace: str | None, rules: list[dict[str, Any]]) -> dict[str, Any]:
@@ -168,7 +119,7 @@ def _kind(namespace: str | None, kind: str) -> str:
     return kind if namespace is not None else f"Cluster{kind}"
 
 
-def _metadata(name: str, namespace: str | None) -> dict[str, str]:
+def _metadata(name: str, namespace: str | None) -> dict[str, Any]:
     return {"name": name} | ({"namespace": namespace} if namespace is not None else {})
 
 

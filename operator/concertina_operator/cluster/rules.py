@@ -31,10 +31,11 @@ _FIXED = (
 )
 """Fields of the spec that decide what is computed: every pod of a job must have the same.
 
-Of free-form objects CEL compares the number of their fields and the values of those in both: a
-`config` in which a field was only renamed passes.
+Into free-form objects these rules look only as far as both have the same keys: a `config` in which
+a key was only renamed is left to a policy (policies.py).
 """
-_STARTED = "oldSelf.?status.?round.orValue(0) > 0 || oldSelf.?status.?pods.?wanted.orValue(0) > 0"
+STARTED = "{0}.?status.?round.orValue(0) > 0 || {0}.?status.?pods.?wanted.orValue(0) > 0"
+"""Whether the job of this name in CEL has started."""
 _MISFIT = "stage, stage.batch % self.microBatchSize != 0 || stage.batch > self.max"
 
 
@@ -62,7 +63,7 @@ def _unchanged(path: str, *, inside: str = "") -> str:
 
 def _fixed(path: str) -> dict[str, Any]:
     return _rule(
-        f"!({_STARTED}) || {_unchanged(path, inside='.spec')}",
+        f"!({STARTED.format('oldSelf')}) || {_unchanged(path, inside='.spec')}",
         f"{path} is fixed once the job has started",
         field=f"spec.{path}",
     )

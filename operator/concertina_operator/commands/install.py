@@ -1,7 +1,8 @@
 """`concertina install` and `uninstall`: the operator and what it needs, in a cluster.
 
 Objects are written by server-side apply, so that both commands can be repeated, and a newer
-version is installed over an older one.
+version is installed over an older one. A namespace is somebody's: it is made where there is none,
+and otherwise neither changed nor deleted.
 """
 
 import time
@@ -84,7 +85,12 @@ def install(
         show(output, text=text.splitlines(), document=objects)
         return
     cluster = connect(context=context)
-    outcomes = {label(entry): apply_object(cluster, entry) for entry in objects}
+    outcomes = {
+        label(entry): (
+            create_object(cluster, entry) if _is_namespace(entry) else apply_object(cluster, entry)
+        )
+        for entry in objects
+    }
     if timeout_seconds:
         wait_until_ready(cluster, objects, timeout_seconds=timeout_seconds)
     show(output, text=_sentences(outcomes), document=_documents(outcomes))
@@ -110,20 +116,36 @@ def uninstall(
     context: str | None,
     output: Output,
 ) -> None:
-    """Remove the operator. Jobs stay and train on, unless --delete-jobs is given."""
+    """Remove the operator. Jobs stay and train on, unless --delete-jobs is given.
+
+    The namespace of the operator stays too, since it may hold what others put there.
+    """
     if delete_jobs and not yes:
         click.confirm("Every job of every namespace will be deleted. Go on?", abort=True, err=True)
     everything = install_objects(namespace=namespace, image="none", jobs_in=jobs_in)
     needed = trainer_objects(jobs_in=jobs_in)
     cluster = connect(context=context)
-    doomed = [entry for entry in reversed(everything) if delete_jobs or entry not in needed]
+    spared = [
+        entry
+        for entry in everything
+        if _is_namespace(entry) or (entry in needed and not delete_jobs)
+    ]
+    doomed = [entry for entry in reversed(everything) if entry not in spared]
     if delete_jobs:
         doomed += _trainer_bindings(cluster)
     outcomes = {label(entry): delete_object(cluster, entry) for entry in doomed}
     if timeout_seconds:
         _wait(lambda: _remaining(cluster, doomed), timeout_seconds=timeout_seconds)
-    kept = {label(entry): "kept" for entry in needed if not delete_jobs}
+    kept = {label(entry): "kept" if _found(cluster, entry) else "absent" for entry in spared}
     show(output, text=_sentences(outcomes | kept), document=_documents(outcomes | kept))
+
+
+def create_object(cluster: Cluster, document: Document) -> str:
+    """Creates the object unless there is one, which is left as it is; says which it was."""
+    if _found(cluster, document) is not None:
+        return "unchanged"
+    cluster.call("POST", path_of(document).rpartition("/")[0], body=document)
+    return "created"
 
 
 def apply_object(cluster: Cluster, document: Document) -> str:
@@ -160,6 +182,10 @@ def wait_until_ready(
                 yield f"{label(document)}: {why}"
 
     _wait(open_ends, timeout_seconds=timeout_seconds)
+
+
+def _is_namespace(document: Document) -> bool:
+    return bool(document["kind"] == "Namespace")
 
 
 def _trainer_bindings(cluster: Cluster) -> list[dict[str, Any]]:

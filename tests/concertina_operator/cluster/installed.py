@@ -6,7 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from concertina_operator.cluster.rights import POLICY, trainer_binding
+from concertina_operator.cluster.policies import REPORT_POLICY
+from concertina_operator.cluster.rights import trainer_binding
 from tests.cluster.api import APPLY_PATCH, Api, ApiFailure, has_condition, wait_for
 from tests.cluster.certificates import write_kubeconfig
 from tests.cluster.cluster import Cluster
@@ -52,11 +53,11 @@ def wait_in_force(cluster: Cluster, folder: Path) -> None:
                 f"{GROUP}/namespaces/default/trainingreports", a_report("x"), dryRun="All"
             )
         except ApiFailure as failure:
-            return POLICY in failure.message
+            return REPORT_POLICY in failure.message
         return False
 
     with closing(stranger):
-        wait_for(refusal, lambda: f"{POLICY} refuses nothing")
+        wait_for(refusal, lambda: f"{REPORT_POLICY} refuses nothing")
 
 
 def a_report(pod: str, *, uid: str = "u-1", **spec: Any) -> dict[str, Any]:

@@ -26,9 +26,17 @@ def test_come_in_the_order_to_apply_them():
     found = kinds(install_objects(image="i"))
 
     assert found[0] == "Namespace"
-    assert found[1:4] == ["CustomResourceDefinition"] * 3
     assert found[-1] == "Deployment"
     assert found.index("ServiceAccount") < found.index("ClusterRoleBinding")
+
+
+def test_no_trainer_has_rights_that_nothing_fences():
+    """Neither while it is installed nor while it is taken away, in the opposite order."""
+    found = kinds(trainer_objects(jobs_in="team"))
+    fences = [place for place, kind in enumerate(found) if kind.startswith("Validating")]
+
+    assert max(fences) < found.index("CustomResourceDefinition")
+    assert max(fences) < min(found.index("ClusterRole"), found.index("RoleBinding"))
 
 
 def test_the_operator_of_one_namespace_has_nothing_of_a_whole_cluster():

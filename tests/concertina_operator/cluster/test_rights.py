@@ -5,8 +5,9 @@ from contextlib import closing
 import pytest
 
 from concertina_operator.cluster.install import operator_objects
+from concertina_operator.cluster.policies import MAX_METADATA
 from concertina_operator.cluster.rights import OPERATOR, TRAINER, trainer_binding, trainer_rights
-from tests.cluster.api import Api, ApiFailure
+from tests.cluster.api import Api, ApiFailure, wait_for
 from tests.concertina_operator.cluster.installed import (
     GROUP,
     a_report,
@@ -99,6 +100,29 @@ class TestTrainer:
         change = {"spec": {"phase": "Finished", "finished": True}}
         assert want in refused(trainer.patch, f"{reports}/tiny-lm-1", change)
         assert "finished" not in api.get(f"{reports}/tiny-lm-1")["spec"]
+
+    def test_labels_of_somebody_else_do_not_stop_it(self, api, trainer, reports, report):
+        trainer.create(reports, report)
+        of_a_team = {"metadata": {"labels": {"team": "a"}, "annotations": {"note": "x" * 1000}}}
+        api.patch(f"{reports}/tiny-lm-0", of_a_team, fieldManager="somebody")
+        trainer.patch(f"{reports}/tiny-lm-0", {"spec": {"phase": "Warm"}})
+
+        assert api.get(f"{reports}/tiny-lm-0")["spec"]["phase"] == "Warm"
+
+    @pytest.mark.parametrize("field", ["labels", "annotations", "managedFields"])
+    def test_its_report_stays_small_in_what_no_schema_bounds(self, trainer, reports, report, field):
+        (manager,) = trainer.create(reports, report)["metadata"]["managedFields"]
+        many = {f"{'x' * 50}{number}": "" for number in range(1000)}
+        fat = {
+            "labels": many,
+            "annotations": {"x": "x" * 200_000},
+            # An entry that claims fields which the report does not have.
+            "managedFields": [{**manager, "fieldsV1": {f"f:{name}": {} for name in many}}],
+        }
+        path, change = f"{reports}/tiny-lm-0", {"metadata": {field: fat[field]}}
+        want = f"the metadata of a report has at most {MAX_METADATA} characters: this one has "
+
+        assert want in refused(trainer.patch, path, change)
 
     @pytest.mark.parametrize(
         ("change", "want_message"),
@@ -196,7 +220,9 @@ class TestTrainer:
         api.delete(pod, propagationPolicy="Orphan")
         api.wait_gone(pod)
 
-        assert "ownerReferences" not in api.get(f"{reports}/tiny-lm-0")["metadata"]
+        # A collector that had not heard of the report yet finds its owner gone, and deletes it.
+        left = api.find(f"{reports}/tiny-lm-0")
+        assert left is None or "ownerReferences" not in left["metadata"]
 
     @pytest.mark.usefixtures("collector")
     def test_its_report_goes_with_its_pod(self, api, trainer, namespace, reports, report):
@@ -235,11 +261,8 @@ class TestOperator:
         assert rights_of(operator, "default") == {
             *(("adaptivetrainingjobs", verb) for verb in ("get", "list", "watch", "delete")),
             ("adaptivetrainingjobs/status", "patch"),
-            *(
-                ("trainingmemberships", verb)
-                for verb in ("get", "list", "watch", "create", "update")
-            ),
-            *(("trainingreports", verb) for verb in ("get", "list", "watch")),
+            *(("trainingmemberships", verb) for verb in ("list", "watch", "create", "update")),
+            *(("trainingreports", verb) for verb in ("list", "watch")),
             *(("pods", verb) for verb in ("get", "list", "watch", "create", "delete")),
             ("events", "create"),
             ("rolebindings", "create"),
@@ -291,6 +314,71 @@ class TestOperator:
             refused(operator.list, f"/api/v1/namespaces/{namespace}/{plural}")
         refused(operator.list, f"{RBAC}/clusterroles")
         refused(operator.get, f"{RBAC}/clusterroles/{TRAINER}")
+
+
+class TestPeople:
+    """Accounts that the administrator of a cluster gave the rights of a role of Kubernetes."""
+
+    @pytest.fixture
+    def rights(self, resources, api, namespace, tmp_path):
+        """What an account with the role may do here with the resources of jobs."""
+
+        def of(role):
+            account = {"kind": "ServiceAccount", "name": "default", "namespace": namespace}
+            api.create(
+                f"{RBAC}/namespaces/{namespace}/rolebindings",
+                {
+                    "metadata": {"name": role},
+                    "roleRef": {
+                        "apiGroup": "rbac.authorization.k8s.io",
+                        "kind": "ClusterRole",
+                        "name": role,
+                    },
+                    "subjects": [account],
+                },
+            )
+            kubeconfig = resources.service_account_kubeconfig(
+                tmp_path / role, namespace=namespace, name="default"
+            )
+
+            def found():
+                with closing(Api(kubeconfig)) as person:
+                    return {
+                        (resource, verb)
+                        for resource, verb in rights_of(person, namespace)
+                        if resource.startswith(("adaptivetrainingjobs", "training"))
+                    }
+
+            # A controller adds the rights to the role.
+            wait_for(found, lambda: f"{role} has none of our rights")
+            return found()
+
+        return of
+
+    READ = {
+        (resource, verb)
+        for resource in (
+            "adaptivetrainingjobs",
+            "adaptivetrainingjobs/scale",
+            "trainingmemberships",
+            "trainingreports",
+        )
+        for verb in ("get", "list", "watch")
+    }
+    WRITE = {
+        *(
+            ("adaptivetrainingjobs", verb)
+            for verb in ("create", "update", "patch", "delete", "deletecollection")
+        ),
+        *(("adaptivetrainingjobs/scale", verb) for verb in ("update", "patch")),
+    }
+
+    def test_who_views_a_namespace_reads_its_jobs(self, rights):
+        assert rights("view") == self.READ
+
+    @pytest.mark.parametrize("role", ["edit", "admin"])
+    def test_who_edits_a_namespace_writes_its_jobs_alone(self, rights, role):
+        assert rights(role) == self.READ | self.WRITE
 
 
 def test_an_installation_for_one_namespace_binds_the_rights_of_its_trainers():

@@ -1,8 +1,9 @@
 """The commands on a real control plane, of their own because they install and remove."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from concertina_operator.cluster import paths
 from concertina_operator.cluster.install import NAMESPACE, install_objects
 from concertina_operator.cluster.pod import build_pod
 from concertina_operator.cluster.rights import trainer_binding
-from tests.cluster.api import Api
+from tests.cluster.api import Api, wait_for
 from tests.cluster.cluster import Cluster
 from tests.cluster.fake_nodes import fake_nodes
 from tests.cluster.fixtures import (
@@ -90,7 +91,10 @@ def test_a_cluster_without_an_installation_is_exit_code_2(bare: Shell) -> None:
 def test_an_installation_is_complete_and_repeating_it_changes_nothing(bare: Shell) -> None:
     bare.run("uninstall", "--delete-jobs", "--yes")
     outcomes = bare.ask("install", "--image", IMAGE)
-    assert {entry["outcome"] for entry in outcomes} == {"created"}
+    # The namespace outlasts an installation.
+    assert {
+        entry["outcome"] for entry in outcomes if entry["object"] != f"Namespace {NAMESPACE}"
+    } == {"created"}
     assert len(outcomes) == len(install_objects(image=IMAGE))
     assert bare.api.get(DEPLOYMENT)["status"]["availableReplicas"] == 2
 
@@ -100,6 +104,32 @@ def test_an_installation_is_complete_and_repeating_it_changes_nothing(bare: Shel
     newer = bare.ask("install", "--image", "registry.example/concertina:2")
     changed = [entry["object"] for entry in newer if entry["outcome"] == "changed"]
     assert changed == [f"Deployment {NAMESPACE}/concertina-operator"]
+
+
+def test_a_namespace_is_created_where_there_is_none_and_never_deleted(shell: Shell) -> None:
+    options = ("--namespace", "tools", "--timeout", "0")
+    path = "/api/v1/namespaces/tools"
+    assert "Namespace tools created" in shell.run("install", "--image", IMAGE, *options).stdout
+    labels = shell.api.get(path)["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+    assert "Namespace tools kept" in shell.run("uninstall", *options).stdout
+    assert "deletionTimestamp" not in shell.api.get(path)["metadata"]
+
+
+def test_a_namespace_of_somebody_else_is_as_it_was(shell: Shell, namespace: str) -> None:
+    path = f"/api/v1/namespaces/{namespace}"
+    before = shell.api.get(path)
+    options = ("--namespace", namespace, "--timeout", "0")
+
+    installed = shell.run("install", "--image", IMAGE, *options).stdout
+    assert f"Namespace {namespace} unchanged" in installed
+    removed = shell.run("uninstall", *options).stdout
+    assert f"Namespace {namespace} kept" in removed
+    shell.run("install", "--image", IMAGE, "--jobs-in", namespace, *options)
+    removed = shell.run("uninstall", *options).stdout  # --jobs-in is forgotten
+    assert f"Namespace {namespace} kept" in removed
+    assert shell.api.get(path) == before
 
 
 def test_an_operator_that_does_not_start_is_exit_code_1(shell: Shell) -> None:
@@ -122,7 +152,7 @@ def test_jobs_outlast_the_operator_unless_they_are_to_be_deleted(
     text = shell.run("uninstall").stdout
     assert f"Deployment {NAMESPACE}/concertina-operator deleted" in text
     assert "CustomResourceDefinition adaptivetrainingjobs.concertina.dev kept" in text
-    assert shell.api.find(f"/api/v1/namespaces/{NAMESPACE}") is None
+    assert f"Namespace {NAMESPACE} kept" in text
     assert shell.api.find(paths.jobs(namespace, "tiny-lm")) is not None
 
     refused = shell.run("uninstall", "--delete-jobs", input="n\n", want_exit_code=1)
@@ -221,13 +251,58 @@ def test_a_job_that_does_not_exist_is_exit_code_2(
     assert result.stderr == f"Error: no job nobody in namespace {namespace}\n"
 
 
-def test_a_user_without_rights_is_told_so(
-    shell: Shell, namespace: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("nobody") / "kubeconfig"
-    shell.cluster.service_account_kubeconfig(path, namespace=namespace, name="default")
-    result = CliRunner().invoke(
-        main, ["status", "--namespace", namespace], env={"KUBECONFIG": str(path)}
+@pytest.fixture
+def person(shell: Shell, namespace: str, tmp_path: Path) -> Callable[..., Result]:
+    """Runs a command as somebody whom nobody gave any right yet."""
+    path = shell.cluster.service_account_kubeconfig(
+        tmp_path / "kubeconfig", namespace=namespace, name="default"
     )
+
+    def run(*arguments: str) -> Result:
+        options = (*arguments, "--namespace", namespace)
+        return CliRunner().invoke(main, options, env={"KUBECONFIG": str(path)})
+
+    return run
+
+
+def test_a_user_without_rights_is_told_so(person: Callable[..., Result]) -> None:
+    result = person("status")
     assert result.exit_code == 2
     assert "cannot list resource" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("role", "allowed", "forbidden"),
+    [
+        pytest.param("view", ("status", "describe", "plan"), ("suspend",), id="view"),
+        pytest.param("edit", ("status", "describe", "plan", "suspend", "resume"), (), id="edit"),
+    ],
+)
+def test_a_user_of_the_namespace_has_the_commands_that_the_role_names(
+    shell: Shell,
+    namespace: str,
+    person: Callable[..., Result],
+    role: str,
+    allowed: Sequence[str],
+    forbidden: Sequence[str],
+) -> None:
+    create_job(shell, namespace)
+    group = "rbac.authorization.k8s.io"
+    shell.api.create(
+        f"/apis/{group}/v1/namespaces/{namespace}/rolebindings",
+        {
+            "metadata": {"name": "somebody"},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": namespace}],
+        },
+    )
+    # The server learns of a binding, and a controller adds rights to a role, moments later.
+    wait_for(lambda: person("status", "tiny-lm").exit_code == 0, lambda: f"{role} reads nothing")
+
+    for command in allowed:
+        result = person(command, "tiny-lm")
+        assert result.exit_code == 0, result.output
+    for command in forbidden:
+        result = person(command, "tiny-lm")
+        assert result.exit_code == 2
+        assert "cannot patch resource" in result.stderr
