@@ -1,9 +1,11 @@
-"""Reads what a user hands in, strictly: unknown fields are errors that name the nearest field.
+"""Reads what a user hands in, as strictly as an API server does.
 
-Pure: takes a parsed mapping, raises InvalidJob with one line per mistake.
+Unknown fields are errors that name the nearest field, and text is no number. Pure: takes a parsed
+mapping, raises InvalidJob with one line per mistake.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -21,10 +23,32 @@ def parse_job(document: object, *, source: str = "manifest") -> AdaptiveTraining
     if not isinstance(document, Mapping):
         raise InvalidJob(f"{source}: expected a mapping, got {type(document).__name__}")
     try:
-        return AdaptiveTrainingJob.model_validate(document, extra="forbid")
+        job = AdaptiveTrainingJob.model_validate(document, extra="forbid", by_name=False)
     except ValidationError as error:
-        lines = "\n".join(f"  {line}" for line in _explain(error))
-        raise InvalidJob(f"{source} is not a valid AdaptiveTrainingJob:\n{lines}") from error
+        raise _invalid(source, _explain(error)) from error
+    read = job.spec.model_dump(by_alias=True, exclude_unset=True)
+    if converted := list(_converted(document["spec"], read, place="spec")):
+        raise _invalid(source, converted)
+    return job
+
+
+def _invalid(source: str, mistakes: Iterable[str]) -> InvalidJob:
+    lines = "\n".join(f"  {line}" for line in mistakes)
+    return InvalidJob(f"{source} is not a valid AdaptiveTrainingJob:\n{lines}")
+
+
+def _converted(given: Any, read: Any, *, place: str) -> Iterator[str]:
+    """Values of the wrong type that the models understood all the same; 8.0 is the integer 8."""
+    if isinstance(given, Mapping):
+        for key, value in given.items():
+            yield from _converted(value, read[key], place=f"{place}.{key}")
+    elif isinstance(given, list | tuple):
+        for index, (value, entry) in enumerate(zip(given, read, strict=True)):
+            yield from _converted(value, entry, place=f"{place}.{index}")
+    elif given is not read and (
+        given != read or isinstance(given, bool) is not isinstance(read, bool)
+    ):
+        yield f"{place}: write {json.dumps(read)}, not {_shown(given)}"
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

@@ -4,6 +4,7 @@ Every mistake is an InvalidJob that names the file, the place and the rule; keys
 are mistakes too, which YAML itself would let pass.
 """
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from concertina_api.manifest import parse_job
 from concertina_api.v1alpha1 import AdaptiveTrainingJob
 
 MAX_BYTES = 1 << 20
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+"""Numbers as kubectl reads them: 3e-4, which YAML 1.1 takes for a text, is one of them."""
 
 
 def load_job(path: Path) -> AdaptiveTrainingJob:
@@ -25,8 +28,8 @@ def load_job(path: Path) -> AdaptiveTrainingJob:
 def dump_job(job: AdaptiveTrainingJob) -> str:
     """The job as YAML that `load_job` reads back: what the user wrote, without status."""
     fields = job.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
-    head = {"apiVersion": job.api_version, "kind": job.kind}
-    return yaml.safe_dump({**head, **fields}, sort_keys=False, allow_unicode=True)
+    document = {"apiVersion": job.api_version, "kind": job.kind, **fields}
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _document(path: Path) -> object:
@@ -49,6 +52,10 @@ def _document(path: Path) -> object:
     return documents[0]
 
 
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper; it quotes the texts that the loader below would take for numbers."""
+
+
 class _Loader(yaml.SafeLoader):
     """The safe loader, refusing a key that appears twice in one mapping."""
 
@@ -65,3 +72,7 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))

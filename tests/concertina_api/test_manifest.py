@@ -81,6 +81,8 @@ def test_reads_the_fields_of_a_manifest():
         pytest.param("spec.epochs", 2, "exactly one of samples and epochs", id="two lengths"),
         pytest.param("spec.model", "no colon", "String should match pattern", id="model"),
         pytest.param("metadata.name", "x" * 53, "at most 52 characters", id="long name"),
+        pytest.param("spec.model", "mod\u00e8le:T", "String should match pattern", id="no ASCII"),
+        pytest.param("spec.batch.micro_batch_size", 8, "did you mean microBatchSize", id="snake"),
         pytest.param("kind", "Job", "Input should be 'AdaptiveTrainingJob'", id="kind"),
     ],
 )  # fmt: skip

@@ -24,6 +24,30 @@ def test_reads_one_document(tmp_path: Path) -> None:
     assert load_job(path).spec.batch.max == 32
 
 
+@pytest.mark.parametrize(
+    ("written", "want"),
+    [
+        pytest.param("3e-4", 0.0003, id="no-point"),
+        pytest.param("3.0e-4", 0.0003, id="no-sign"),
+        pytest.param("1E5", 1e5, id="upper-case"),
+        pytest.param("8", 8, id="integer"),
+        pytest.param("'3e-4'", "3e-4", id="quoted"),
+        pytest.param("3e-4x", "3e-4x", id="text"),
+        pytest.param("1.2.3", "1.2.3", id="version"),
+    ],
+)
+def test_numbers_are_those_that_kubectl_reads(
+    tmp_path: Path, written: str, want: float | str
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(GOOD + f"  config: {{value: {written}}}\n")
+    job = load_job(path)
+    assert job.spec.config["value"] == want
+    assert type(job.spec.config["value"]) is type(want)
+    path.write_text(dump_job(job))
+    assert load_job(path) == job
+
+
 def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(GOOD + "  learningRate: {batchLaw: SquareRoot}\n")

@@ -22,7 +22,12 @@ from concertina_api.v1alpha1.base import (
 from concertina_api.v1alpha1.status import JobStatus
 
 Factory = Annotated[
-    str, Field(min_length=3, max_length=253, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
+    str,
+    Field(
+        min_length=3,
+        max_length=253,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
+    ),
 ]
 
 

@@ -3,9 +3,11 @@
 import copy
 
 import pytest
+import yaml
 
 from concertina_api.errors import InvalidJob
 from concertina_api.manifest import parse_job
+from concertina_operator.manifest_file import load_job
 from tests.cluster.api import ApiFailure
 from tests.concertina_operator.cluster.installed import GROUP, a_report
 from tests.concertina_operator.cluster.jobs import a_job
@@ -136,10 +138,47 @@ def test_server_and_models_refuse_in_the_same_words(
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "want_message"),
+    [
+        pytest.param("spec.samples", "4000", "spec.samples: write 4000, not '4000'", id="text"),
+        pytest.param("spec.samples", 4000.5, "spec.samples: .*fractional part", id="fraction"),
+        pytest.param("spec.samples", True, "spec.samples: write 1, not True", id="truth"),
+        pytest.param("spec.seed", False, "spec.seed: write 0, not False", id="untruth"),
+        pytest.param("spec.suspend", "no", "spec.suspend: write false, not 'no'", id="word"),
+        pytest.param("spec.suspend", 1, "spec.suspend: write true, not 1", id="number"),
+        pytest.param(
+            "spec.learningRate.peak", "3e-4", "peak: write 0.0003, not '3e-4'", id="number in text"
+        ),
+        pytest.param("spec.learningRate.maxFactor", True, "write 1.0, not True", id="factor"),
+        pytest.param("spec.pods.allowed", [1, "1"], "allowed.1: write 1, not '1'", id="list"),
+        pytest.param(
+            "spec.batch.rule",
+            {"name": "Ramp", "stages": [{"samples": 1, "batch": "16"}]},
+            "spec.batch.rule.stages.0.batch: write 16, not '16'", id="inside a list",
+        ),
+        pytest.param("spec.model", 7, "spec.model: .*valid string", id="no text"),
+        pytest.param("spec.model", "mod\u00e8le:T", "spec.model: .*match pattern", id="no ASCII"),
+    ],
+)  # fmt: skip
+def test_neither_converts_a_value_of_the_wrong_type(api, namespace, path, value, want_message):
+    document = changed(a_job(), path, value)
+    with pytest.raises(ApiFailure) as caught:
+        api.create(jobs(namespace), document, dryRun="All")
+    with pytest.raises(InvalidJob, match=want_message):
+        parse_job(document)
+
+    assert caught.value.status == 422
+    assert path in caught.value.message
+
+
+@pytest.mark.parametrize(
     ("path", "value"),
     [
         pytest.param("spec.batch.rule", {"name": "Fixed", "stages": []}, id="no stages"),
         pytest.param("spec.batch.shadowRules", [{"name": "NoiseScale", "stages": []}], id="shadow"),
+        pytest.param("spec.batch.rule", {"name": "NormTest", "maxGrowth": 2}, id="a whole number"),
+        pytest.param("spec.config", {"a": "1", "b": [True, 1.0, None]}, id="free-form"),
+        pytest.param("spec.checkpoint", {"everySeconds": None}, id="null"),
     ],
 )
 def test_what_the_models_take_the_server_takes(api, namespace, path, value):
@@ -148,17 +187,40 @@ def test_what_the_models_take_the_server_takes(api, namespace, path, value):
     api.create(jobs(namespace), document, dryRun="All")
 
 
+def test_numbers_of_a_file_are_the_same_to_kubectl(resources, api, namespace, tmp_path):
+    path = tmp_path / "job.yaml"
+    text = yaml.safe_dump(changed(a_job(), "spec.learningRate", {"peak": "PEAK"}))
+    # The client, not the server, takes 4000.0 for an integer.
+    path.write_text(text.replace("samples: 1000", "samples: 4000.0").replace("PEAK", "3e-4"))
+    resources.run_kubectl("create", "-f", str(path), "-n", namespace)
+    stored = api.get(f"{jobs(namespace)}/tiny-lm")["spec"]
+    local = load_job(path).spec
+
+    assert (stored["samples"], stored["learningRate"]["peak"]) == (4000, 0.0003)
+    assert (local.samples, local.learning_rate.peak) == (4000, 0.0003)
+
+
 def test_a_name_must_do_for_pods(api, namespace):
     api.create(jobs(namespace), a_job("7"), dryRun="All")
     with pytest.raises(ApiFailure, match=r"this one has 3: a\.b"):
         api.create(jobs(namespace), a_job("a.b"), dryRun="All")
 
 
+CONFIG = {"width": 32, "data": {"path": "/a"}}
 CHANGES = [
     pytest.param("model", "package.module:Other", id="model"),
     pytest.param("config", {"width": 64}, id="config"),
-    pytest.param("config", {"width": 32, "depth": 2}, id="config grown"),
+    pytest.param("config", CONFIG | {"depth": 2}, id="config grown"),
     pytest.param("config", None, id="config removed"),
+    pytest.param("config", {}, id="config emptied"),
+    pytest.param("config", {"breadth": 32}, id="config with a renamed key"),
+    pytest.param("config", {"width": 32.5}, id="config with another number"),
+    pytest.param(
+        "config", {"width": 32, "data": {"path": "/b"}}, id="config with another inner value"
+    ),
+    pytest.param(
+        "config", {"width": 32, "data": {"source": "/a"}}, id="config with a renamed inner key"
+    ),
     pytest.param("samples", 2000, id="samples"),
     pytest.param("seed", 1, id="seed"),
     pytest.param("batch.microBatchSize", 16, id="microBatchSize"),
@@ -172,6 +234,7 @@ CHANGES = [
     pytest.param("pods.workersPerPod", 2, id="workersPerPod"),
 ]
 FREE = [
+    pytest.param("config", {"data": {"path": "/a"}, "width": 32}, id="config in another order"),
     pytest.param("batch.maxAccumulation", 8, id="maxAccumulation"),
     pytest.param("pods.max", 8, id="max"),
     pytest.param("pods.allowed", [1, 2], id="allowed"),
@@ -185,7 +248,7 @@ FREE = [
 
 
 def a_stored_job(api, namespace, status):
-    stored = api.create(jobs(namespace), a_job(config={"width": 32}))
+    stored = api.create(jobs(namespace), a_job(config=CONFIG))
     if status:
         stored = api.patch(f"{jobs(namespace)}/tiny-lm/status", {"status": status})
     return stored
