@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from concertina_operator.cluster.facts import HeardReport, OwnedPod
-from concertina_operator.cluster.observe import Watched
+from concertina_operator.cluster.observe import REPORTS_BURST, Watched
 from concertina_operator.cluster.queue import Queue
 from concertina_operator.cluster.refusals import Refusals
 from concertina_operator.cluster.store import Key
@@ -117,5 +117,38 @@ def test_a_pod_that_was_created_after_all_takes_the_place_of_its_refusal():
         pod_came(watched)
         seen = watched.observe(job, refused=refusals.of("job-uid")).pods
         assert [pod.uid for pod in seen] == ["uid-0"]
+
+    asyncio.run(test())
+
+
+def test_a_report_of_a_pod_that_only_carries_the_jobs_label_is_not_the_jobs():
+    async def test():
+        watched = Watched(Queue())
+        foreign = OwnedPod(job=JOB, owner="somebody-else", facts=a_pod(name="other"))
+        watched.pods.put(Key("ml", "other"), foreign, version=1)
+        watched.pod_changed(Key("ml", "other"), foreign)
+        pod_came(watched)
+        for name in ("other", "tiny-lm-0"):
+            heard = HeardReport(report=None, refusal=f"report of {name}: huge")
+            watched.reports.put(Key("ml", name), heard, version=1)
+        found = watched.reports_of(JOB, job_uid="job-uid")
+        assert [heard.refusal for heard in found] == ["report of tiny-lm-0: huge"]
+
+    asyncio.run(test())
+
+
+def test_a_pod_that_reports_without_end_wakes_its_job_only_so_often():
+    async def test():
+        watched = Watched(Queue())
+        pod_came(watched)
+        woken = 0
+        for _ in range(10 * REPORTS_BURST):
+            reported(watched)
+            while len(watched.queue):
+                watched.queue.done(await watched.queue.take())
+                woken += 1
+        assert REPORTS_BURST <= woken < 2 * REPORTS_BURST
+        async with asyncio.timeout(20):
+            assert await watched.queue.take() == JOB, "the last report is not looked at"
 
     asyncio.run(test())
