@@ -134,11 +134,13 @@ def _is_committed(
 
 
 def _refreshed(member: Member, standing: Standing) -> Member:
-    """The member at the store that its agent serves now: a store serves one round."""
-    report = standing.report
+    """The member at the store that its agent serves now, a store serves one round; its last grace."""
+    report, grace = standing.report, standing.pod.grace_seconds
     if report is None or report.port is None:
-        return member
-    return member.model_copy(update={"host": report.host, "port": report.port})
+        return member.model_copy(update={"grace_seconds": grace})
+    return member.model_copy(
+        update={"host": report.host, "port": report.port, "grace_seconds": grace}
+    )
 
 
 def _newcomers(standings: Iterable[Standing], *, named: Iterable[Member]) -> tuple[Member, ...]:

@@ -44,6 +44,8 @@ class PodFacts:
     """Shown to people only: admission goes by the report."""
     deleting: bool = False
     """The pod has a deletionTimestamp (or its process was told to end by a DeletePod)."""
+    grace_seconds: int | None = None
+    """Seconds from SIGTERM to SIGKILL; None unless it is being deleted."""
     exit_code: int | None = None
     """Exit code of the trainer container (a signal as -n or 128 + n); None until it ended."""
     setup_failed: bool = False

@@ -84,6 +84,16 @@ def test_a_pod_that_was_told_to_end_leaves(standing):
 
 
 @pytest.mark.parametrize(
+    "report",
+    [pytest.param({"port": 4001}, id="usual"), pytest.param({"port": None}, id="no store")],
+)
+def test_a_leaver_carries_the_grace_of_its_deletion(report):
+    leaver = a_standing(1, pod={"deleting": True, "grace_seconds": 20}, **report)
+    there = attendance(a_membership(1, 0, 1), [training(0), leaver], committed_round=1)
+    assert [member.grace_seconds for member in (*there.here, *there.leavers)] == [None, 20]
+
+
+@pytest.mark.parametrize(
     ("leaver", "want_handing_over", "want_lost"),
     [
         pytest.param(training(1), ["tiny-lm-1"], [], id="still at it"),

@@ -19,6 +19,7 @@ from concertina_api.v1alpha1.base import (
     Model,
     Name,
     Port,
+    Seconds,
     Token,
 )
 
@@ -43,6 +44,8 @@ class Member(Model):
     """Where the agent of this pod serves the round's store, should the pod lead."""
     port: Port
     workers: Annotated[int, Field(ge=1, le=64)] = 1
+    grace_seconds: Seconds | None = None
+    """Time from SIGTERM to SIGKILL, once the pod is being deleted: it may be less than usual."""
 
     @property
     def key(self) -> str:

@@ -26,7 +26,7 @@ from concertina_api.v1alpha1 import (
 )
 from concertina_operator.cluster.pod import TRAINER_ANNOTATION
 from concertina_operator.cluster.store import Key
-from concertina_operator.cluster.template import trainer_container_name
+from concertina_operator.cluster.template import Lifecycle, grace_after_hook, trainer_container_name
 from concertina_operator.observed import Observed, Phase, PodFacts
 
 MAX_REPORT_BYTES: Final = 16 * 1024
@@ -152,6 +152,7 @@ def read_pod(document: Mapping[str, Any], _: OwnedPod | None = None) -> OwnedPod
             addresses=tuple(entry["ip"] for entry in status.get("podIPs") or ()),
             ready=_holds(status, "Ready"),
             deleting="deletionTimestamp" in metadata,
+            grace_seconds=_grace_seconds(document),
             exit_code=int(ended.get("exitCode", -1)) if ended is not None else None,
             setup_failed=ended is None and any(_failed_setups(status)),
             disrupted=_holds(status, "DisruptionTarget"),
@@ -207,10 +208,26 @@ def _controller(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _trainer_status(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """Status of the container that trains: sidecars end neither the pod nor the training."""
+    return _of_trainer(document, (document.get("status") or {}).get("containerStatuses") or ())
+
+
+def _of_trainer(
+    document: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """What is about the container that trains."""
     annotations = document["metadata"].get("annotations") or {}
     name = annotations.get(TRAINER_ANNOTATION) or trainer_container_name(document["spec"])
-    statuses = (document.get("status") or {}).get("containerStatuses") or ()
-    return next((entry for entry in statuses if entry.get("name") == name), {})
+    return next((entry for entry in entries if entry.get("name") == name), {})
+
+
+def _grace_seconds(document: Mapping[str, Any]) -> int | None:
+    """Time that the trainer has from its SIGTERM on, by the deletion that is under way."""
+    granted = document["metadata"].get("deletionGracePeriodSeconds")
+    if granted is None:
+        return None
+    trainer = _of_trainer(document, document["spec"].get("containers") or ())
+    lifecycle = Lifecycle.model_validate(trainer.get("lifecycle") or {})
+    return grace_after_hook(granted, lifecycle=lifecycle)
 
 
 def _hindrances(document: Mapping[str, Any]) -> Iterator[str]:

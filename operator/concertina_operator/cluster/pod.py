@@ -17,6 +17,7 @@ from concertina_operator.cluster.template import (
     VOLUME_PREFIX,
     Container,
     Template,
+    grace_after_hook,
     read_template,
     template_faults,
     template_hash,
@@ -85,7 +86,8 @@ def build_pod(job: Mapping[str, Any], spec: JobSpec, *, name: str) -> dict[str, 
     port = _metrics_port(template, trainer)
     for container in pod["containers"]:
         if container["name"] == trainer.name:
-            variables = environment(job, spec, grace_seconds=grace, metrics_port=port)
+            left = grace_after_hook(grace, lifecycle=trainer.lifecycle)
+            variables = environment(job, spec, grace_seconds=left, metrics_port=port)
             container["env"] = [*variables, *container.get("env", [])]
             mounts = (mount for _, mount in volumes)
             container["volumeMounts"] = [*container.get("volumeMounts", []), *mounts]

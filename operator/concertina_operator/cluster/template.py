@@ -30,6 +30,9 @@ TRAINER: Final = "trainer"
 VOLUME_PREFIX: Final = "concertina-"
 """Volumes with such names are the operator's."""
 
+MIN_GRACE_SECONDS: Final = 2
+"""What the kubelet leaves to a container whose preStop has used up the grace period."""
+
 _FIELD: Final = "spec.pods.template"
 _METADATA: Final = ("labels", "annotations")
 
@@ -69,6 +72,24 @@ class Resources(_Part):
     limits: Mapping[str, str | int | float] = Field(default_factory=dict)
 
 
+class Sleep(_Part):
+    """A hook that only waits."""
+
+    seconds: int = 0
+
+
+class Hook(_Part):
+    """What a container does before its SIGTERM; commands and requests take unknown time."""
+
+    sleep: Sleep = Sleep()
+
+
+class Lifecycle(_Part):
+    """Hooks of a container."""
+
+    pre_stop: Hook = Hook()
+
+
 class Container(_Part):
     """A container as far as the operator adds to it."""
 
@@ -78,6 +99,7 @@ class Container(_Part):
     ports: tuple[Port, ...] = ()
     volume_mounts: tuple[Mount, ...] = ()
     resources: Resources = Resources()
+    lifecycle: Lifecycle = Lifecycle()
     restart_policy: str = "Never"
     restart_policy_rules: tuple[Mapping[str, Any], ...] = ()
     readiness_probe: Mapping[str, Any] | None = None
@@ -151,6 +173,16 @@ def trainer_container_name(pod_spec: Mapping[str, Any]) -> str | None:
     if TRAINER in names:
         return TRAINER
     return names[0] if len(names) == 1 else None
+
+
+def grace_after_hook(grace_seconds: int, *, lifecycle: Lifecycle) -> int:
+    """Seconds from a container's SIGTERM to SIGKILL, as far as its preStop says how long it takes.
+
+    A preStop comes before SIGTERM and takes from the grace period: one that sleeps as much as it
+    says, one that runs a command or asks a server nobody knows how much.
+    """
+    left = grace_seconds - lifecycle.pre_stop.sleep.seconds
+    return max(left, min(grace_seconds, MIN_GRACE_SECONDS))
 
 
 def without_nulls(value: Any) -> Any:

@@ -195,6 +195,23 @@ def test_a_pod_has_its_addresses_once_they_are_given_out():
     assert read_pod(pod).facts.addresses == ("10.0.0.7", "fd00::7")
 
 
+@pytest.mark.parametrize(
+    ("granted", "pre_stop", "want"),
+    [
+        pytest.param(None, {}, None, id="nobody deletes it"),
+        pytest.param(20, {}, 20, id="a short deletion"),
+        pytest.param(120, {"sleep": {"seconds": 60}}, 60, id="it sleeps before its SIGTERM"),
+        pytest.param(30, {"sleep": {"seconds": 60}}, 2, id="it sleeps too long"),
+        pytest.param(1, {"sleep": {"seconds": 60}}, 1, id="no time at all"),
+        pytest.param(30, {"exec": {"command": ["drain"]}}, 30, id="a hook of unknown length"),
+    ],
+)
+def test_says_how_long_the_trainer_has_from_its_sigterm_on(granted, pre_stop, want):
+    pod = a_pod(**({"deletionGracePeriodSeconds": granted} if granted else {}))
+    pod["spec"]["containers"][1]["lifecycle"] = {"preStop": pre_stop}
+    assert read_pod(pod).facts.grace_seconds == want
+
+
 def test_a_pod_is_placed_once_it_has_a_node():
     pod = a_pod(status={"phase": "Pending"})
     assert not read_pod(pod).facts.placed

@@ -149,6 +149,11 @@ def test_nothing_that_the_user_set_is_changed() -> None:
     assert environment_of(trainer)["CONCERTINA_GRACE_SECONDS"] == "0"
 
 
+def test_the_trainer_is_told_what_its_sleep_before_sigterm_leaves_of_the_grace() -> None:
+    sleepy = a_container(lifecycle={"preStop": {"sleep": {"seconds": 45}}})
+    assert environment_of(trainer_of(built(sleepy)))["CONCERTINA_GRACE_SECONDS"] == "75"
+
+
 def test_only_the_trainer_gets_a_token() -> None:
     _, sidecar = built(a_container(), SIDECAR)["spec"]["containers"]
     assert "volumeMounts" not in sidecar

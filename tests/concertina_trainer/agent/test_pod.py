@@ -4,7 +4,13 @@ import pytest
 
 from concertina_api.v1alpha1 import Membership, PodPhase, TrainingMembership, TrainingReport
 from concertina_trainer.agent.leave import Leave
-from concertina_trainer.agent.mailbox import WorkerStatus, membership_inbox, put, worker_file
+from concertina_trainer.agent.mailbox import (
+    WorkerStatus,
+    membership_inbox,
+    notice_inbox,
+    put,
+    worker_file,
+)
 from concertina_trainer.agent.membership import MembershipFile
 from concertina_trainer.agent.metrics import Tally
 from concertina_trainer.agent.pod import Pod
@@ -35,7 +41,7 @@ class Store:
     port = 4000
 
 
-def a_pod(settings, tally=None, reach=None):
+def a_pod(settings, tally=None, reach=None, leave=None):
     """A pod whose workers are what the test writes into its mailbox."""
     return Pod(
         settings,
@@ -43,7 +49,7 @@ def a_pod(settings, tally=None, reach=None):
         stores=RoundStores(Store),
         publisher=Publisher(ReportFile(settings.channel.report)),
         tally=tally or Tally(),
-        leave=Leave(10),
+        leave=leave or Leave(10),
         reach=reach,
     )
 
@@ -66,6 +72,22 @@ def test_a_membership_that_cannot_be_relayed_is_relayed_later(settings, caplog):
 
     assert caplog.text.count("cannot write to the workers, trying again") == 1
     assert membership_inbox(settings.mailbox).read().round == 4
+
+
+def test_workers_hear_that_a_deletion_grants_less_time_than_usual(settings):
+    leave = Leave(120)
+    pod, notices = a_pod(settings, leave=leave), notice_inbox(settings.mailbox)
+    pod.begin()
+    leave.order(now=1000)
+    pod.turn(now=1000)
+    assert notices.read().deadline == 1118
+    me = {"pod": "tiny-0", "uid": "u0", "incarnation": "a", "host": "h", "port": 1}
+    other = me | {"pod": "tiny-1", "uid": "u1", "graceSeconds": 5}
+    leaving = [me | {"graceSeconds": 20}, other]
+    document = {"spec": {"round": 4, "leaving": leaving}}
+    put(settings.channel.membership, TrainingMembership.model_validate(document))
+    pod.turn(now=1001)
+    assert notices.read().deadline == 1018
 
 
 def test_a_member_that_does_not_answer_is_reported_while_the_workers_train(settings):

@@ -18,17 +18,28 @@ class Leave:
 
     grace_seconds: float
     """Time between the order and SIGKILL for the whole pod."""
-    deadline: float | None = None
-    """Monotonic time at which workers that are still here are killed; None: nobody asked."""
+    ordered_at: float | None = None
+    """Monotonic time of the order; None: nobody asked."""
     at_once: bool = False
+
+    @property
+    def deadline(self) -> float | None:
+        """Monotonic time at which workers that are still here are killed; None: nobody asked."""
+        if self.ordered_at is None:
+            return None
+        margin = min(KILL_MARGIN_SECONDS, self.grace_seconds / 10)
+        return self.ordered_at + self.grace_seconds - margin
 
     def order(self, *, now: float) -> None:
         """Take the order to end, given at `now` in monotonic seconds."""
-        if self.deadline is None:
-            margin = min(KILL_MARGIN_SECONDS, self.grace_seconds / 10)
-            self.deadline = now + self.grace_seconds - margin
+        if self.ordered_at is None:
+            self.ordered_at = now
         else:
             self.at_once = True
+
+    def shorten(self, grace_seconds: float) -> None:
+        """Take note that this deletion grants less time than usual; it never grants more."""
+        self.grace_seconds = min(self.grace_seconds, grace_seconds)
 
     def listen(self) -> None:
         """Install the signal handlers of this process."""

@@ -59,7 +59,7 @@ class Pod:
         self._inboxes: list[Inbox[WorkerStatus]] = []
         self._statuses: tuple[WorkerStatus, ...] = ()
         self._relayed: Membership | None = None
-        self._noticed = False
+        self._noticed: float | None = None
         self._trouble = ""
         self._failure: Failure | None = None
         self._failed_steps: list[int] = []
@@ -166,10 +166,15 @@ class Pod:
             )
 
     def _give_notice(self) -> None:
-        if self._leave.deadline is not None and not self._noticed:
-            put(self._settings.mailbox / "notice.json", Notice(deadline=self._leave.deadline))
-            self._noticed = True
-            logger.info("told to end: waiting for the workers to leave")
+        for member in self._relayed.leaving if self._relayed is not None else ():
+            if member.uid == self._settings.uid and member.grace_seconds is not None:
+                self._leave.shorten(member.grace_seconds)
+        deadline = self._leave.deadline
+        if deadline is not None and deadline != self._noticed:
+            put(self._settings.mailbox / "notice.json", Notice(deadline=deadline))
+            self._noticed = deadline
+            seconds = self._leave.grace_seconds
+            logger.info("told to end: waiting for the workers to leave within %.0f s", seconds)
 
     def _read_statuses(self) -> None:
         """Statuses of the workers that run now; a file may be left from before."""
@@ -180,10 +185,13 @@ class Pod:
         steps = [status.progress.step for status in self._statuses if status.progress]
         self._step = max([self._step, *steps])
 
-    def _keep_stores(self) -> None:
-        if len(self._statuses) == self._num_workers and all(
+    def _is_warm(self) -> bool:
+        return len(self._statuses) == self._num_workers and all(
             status.phase is not PodPhase.STARTING for status in self._statuses
-        ):
+        )
+
+    def _keep_stores(self) -> None:
+        if self._is_warm():
             self._stores.open()
         if self._relayed is not None and self._relayed.members:
             leader = self._relayed.members[0]
