@@ -42,6 +42,8 @@ class PodFacts:
     """Its IPs, once it has them; empty where nobody gives out addresses."""
     ready: bool = False
     """Shown to people only: admission goes by the report."""
+    outdated: bool = False
+    """It was built from an older template than the job has now; it keeps that."""
     deleting: bool = False
     """The pod has a deletionTimestamp (or its process was told to end by a DeletePod)."""
     grace_seconds: int | None = None

@@ -84,6 +84,7 @@ def _pod_counts(situation: Situation, *, wanted: int) -> PodCounts:
         running=sum(
             standing.pod.phase is Phase.RUNNING and not standing.pod.ended for standing in standings
         ),
+        outdated=sum(standing.pod.outdated and not standing.pod.ended for standing in standings),
         granted=situation.granted,
     )
 

@@ -571,6 +571,17 @@ def test_the_status_is_valid_and_survives_json():
     assert JobStatus.model_validate_json(text) == cluster.job.status
 
 
+def test_the_status_counts_pods_that_run_an_older_template():
+    cluster = a_cluster(effective=64)
+    observed = cluster.observed()
+    pods = tuple(
+        replace(pod, outdated=outdated, exit_code=code)
+        for pod in observed.pods[:1]
+        for outdated, code in ((True, None), (False, None), (True, 0))
+    )
+    assert plan(replace(observed, pods=pods), at(0)).status.pods.outdated == 1
+
+
 def test_gpu_seconds_count_every_worker_of_every_pod():
     cluster = a_cluster(effective=128, pods={"min": 1, "max": 4, "workersPerPod": 2})
     cluster.now += 30

@@ -46,6 +46,8 @@ class PodCounts(Model):
     wanted: Count = 0
     ready: Count = 0
     running: Count = 0
+    outdated: Count = 0
+    """Pods that were built from an older template than the job has now; they keep it."""
     granted: Count | None = None
     """Pods that a queue or quota allows now; null means no limit but max."""
 

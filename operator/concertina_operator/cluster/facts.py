@@ -8,7 +8,7 @@ refused in words, and the last good one of the same pod stands. Pure: no I/O, no
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -24,9 +24,14 @@ from concertina_api.v1alpha1 import (
     TrainingMembership,
     TrainingReport,
 )
-from concertina_operator.cluster.pod import TRAINER_ANNOTATION
+from concertina_operator.cluster.pod import TEMPLATE_ANNOTATION, TRAINER_ANNOTATION
 from concertina_operator.cluster.store import Key
-from concertina_operator.cluster.template import Lifecycle, grace_after_hook, trainer_container_name
+from concertina_operator.cluster.template import (
+    Lifecycle,
+    grace_after_hook,
+    template_hash,
+    trainer_container_name,
+)
 from concertina_operator.observed import Observed, Phase, PodFacts
 
 MAX_REPORT_BYTES: Final = 16 * 1024
@@ -49,6 +54,8 @@ class OwnedPod:
     owner: str
     """uid of its controller, which alone decides whose it is."""
     facts: PodFacts
+    template: str = ""
+    """Stands for the template that it was built from; empty where that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +87,15 @@ def observed(
     """What is known of a job; objects of other owners are left out."""
     uid = job.metadata.uid
     is_ours = membership is not None and membership.owner == uid
+    template = template_hash(job.spec)
     return Observed(
         job=job,
         membership=membership.membership if membership is not None and is_ours else None,
         reports={heard.report.pod: heard.report for heard in reports if heard.report is not None},
         pods=tuple(
-            sorted((pod.facts for pod in pods if pod.owner == uid), key=lambda facts: facts.name)
+            replace(pod.facts, outdated=pod.template not in ("", template))
+            for pod in sorted(pods, key=lambda pod: pod.facts.name)
+            if pod.owner == uid
         ),
         membership_taken=membership is not None and not is_ours,
     )
@@ -143,6 +153,7 @@ def read_pod(document: Mapping[str, Any], _: OwnedPod | None = None) -> OwnedPod
         # Not by its label, which tools and people rewrite.
         job=Key(metadata["namespace"], owner.get("name", "")),
         owner=owner.get("uid", ""),
+        template=(metadata.get("annotations") or {}).get(TEMPLATE_ANNOTATION, ""),
         facts=PodFacts(
             name=metadata["name"],
             uid=metadata["uid"],

@@ -18,7 +18,7 @@ COUNTS_INTERVAL: Final = timedelta(seconds=2)
 
 _CLOCKS: Final = frozenset({"gpuSeconds", "gpuCountedAt"})
 _PROGRESS: Final = frozenset({"progress"})
-_COUNTED_PODS: Final = frozenset({"ready", "running"})
+_COUNTED_PODS: Final = frozenset({"ready", "running", "outdated"})
 
 
 def status_patch(before: JobStatus, after: JobStatus) -> dict[str, Any]:

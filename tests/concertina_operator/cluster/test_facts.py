@@ -14,6 +14,7 @@ from concertina_operator.cluster.facts import (
     read_report,
 )
 from concertina_operator.cluster.store import Key
+from concertina_operator.cluster.template import template_hash
 from concertina_operator.observed import Phase
 from tests.concertina_operator.cluster.jobs import a_job
 
@@ -187,6 +188,17 @@ def test_says_why_a_pod_ended(status, want_setup_failed, want_ending):
 def test_a_pod_whose_end_is_the_platforms_doing_says_so():
     conditions = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
     assert read_pod(a_pod(status={"phase": "Failed", "conditions": conditions})).facts.disrupted
+
+
+def test_a_pod_that_was_built_from_an_older_template_is_outdated():
+    job = a_stored_job()
+    hashes = [template_hash(read_job(job).spec), "an-older-one"]
+    pods = [
+        a_pod(index, annotations={"concertina.dev/template-hash": text})
+        for index, text in enumerate(hashes)
+    ]
+    observed = observed_from(job, membership=None, pods=pods, reports=[])
+    assert [pod.outdated for pod in observed.pods] == [False, True]
 
 
 def test_a_pod_has_its_addresses_once_they_are_given_out():

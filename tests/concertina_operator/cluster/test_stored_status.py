@@ -35,7 +35,7 @@ def changed(**fields):
 
 def test_the_first_status_is_written_whole_zeros_too():
     patch = status_patch(JobStatus(), JobStatus(state="Starting"))
-    assert patch["pods"] == {"wanted": 0, "ready": 0, "running": 0}
+    assert patch["pods"] == {"wanted": 0, "ready": 0, "running": 0, "outdated": 0}
     assert patch["state"] == "Starting"
 
 
