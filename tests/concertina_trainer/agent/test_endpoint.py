@@ -16,13 +16,21 @@ def collector():
     return PodCollector(Tally(), namespace="lab", job="tiny")
 
 
-def status_of(port, path):
+def status_of(port, path, host="127.0.0.1"):
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=10) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         with error:
             return error.code
+
+
+def has_ipv6():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_the_kubelet_learns_when_the_workers_are_warm():
@@ -34,6 +42,8 @@ def test_the_kubelet_learns_when_the_workers_are_warm():
         ready = True
         assert status_of(port, "/readyz") == 200
         assert status_of(port, "/metrics") == 200
+        if has_ipv6():
+            assert status_of(port, "/readyz", host="[::1]") == 200
     finally:
         server.shutdown()
         server.server_close()

@@ -1,5 +1,9 @@
 import json
+import os
 import signal
+import socket
+import subprocess
+import sys
 from contextlib import ExitStack
 
 import pytest
@@ -7,7 +11,12 @@ import pytest
 from concertina_api.v1alpha1 import FailureCause, Intent, PodPhase
 from concertina_trainer.agent.main import main
 from tests.concertina_trainer.agent.clusters import MEMBERSHIPS, ClusterRun
-from tests.concertina_trainer.agent.pods import free_port, job_manifest, wait_for
+from tests.concertina_trainer.agent.pods import (
+    DEADLINE_SECONDS,
+    free_port,
+    job_manifest,
+    wait_for,
+)
 from tests.concertina_trainer.agent.test_endpoint import status_of
 
 
@@ -39,6 +48,13 @@ def test_an_agent_on_kubernetes_follows_the_membership_to_the_end(cluster_run, k
     assert pod.report.phase is PodPhase.LEFT
 
 
+def test_a_port_that_a_sidecar_has_taken_stops_no_pod(cluster_run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        pod = cluster_run.pod("tiny-0", CONCERTINA_METRICS_PORT=str(taken.getsockname()[1]))
+        pod.warm()
+    assert "training goes on without it" in pod.log
+
+
 def test_an_agent_whose_membership_is_deleted_ends_at_once(cluster_run, kubernetes):
     pod = cluster_run.pod("tiny-0")
     pod.warm()
@@ -50,6 +66,37 @@ def test_an_agent_whose_membership_is_deleted_ends_at_once(cluster_run, kubernet
 
     assert pod.exit_code() == 1
     assert "the membership is gone" in pod.log
+
+
+def test_an_agent_that_is_told_to_end_while_it_starts_ends_at_once(tmp_path):
+    slow = tmp_path / "pydantic.py"  # whatever is imported first may take its time
+    slow.write_text("import os, signal\nos.mkdir('reached')\nwhile True: signal.pause()\n")
+    # As in the first process of a container, where SIGTERM is nothing unless there is a handler.
+    deaf = "import os, signal, sys; signal.signal(15, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    agent = subprocess.Popen(
+        [sys.executable, "-c", deaf, sys.executable, "-m", "concertina_trainer.agent"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        cwd=tmp_path,
+    )
+    try:
+        wait_for(tmp_path.joinpath("reached").exists, lambda: "the first import is reached")
+        agent.terminate()
+        assert agent.wait(DEADLINE_SECONDS) == 0
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+def test_an_agent_whose_workers_are_not_warm_is_kept_by_nobody(cluster_run, kubernetes):
+    pod = cluster_run.pod("tiny-0", "cold")
+    pod.reports(lambda report: report.phase is PodPhase.STARTING, "Starting")
+
+    kubernetes.stop()
+    pod.signal(signal.SIGTERM)
+
+    assert pod.exit_code() == 0
+    assert "told to end before the workers were warm" in pod.log
+    assert "the last report was not written" not in pod.log
 
 
 def test_the_last_words_of_an_agent_are_kept_until_somebody_hears_them(cluster_run, kubernetes):

@@ -1,10 +1,11 @@
 """A worker without a model: speaks the mailbox protocol and does what a test orders.
 
-    worker.py [gloo]
+    worker.py [gloo] [cold]
 
 Orders are files `order-<local rank>` in the mailbox: `exit <code>`, `die <signal>`, `fail`
 (report the failure, then exit 1), `stubborn` (do not leave when told), `step <n>`, `write <text>`.
-With `gloo` every round opens a process group from the membership and sums ones over it.
+With `gloo` every round opens a process group from the membership and sums ones over it; a `cold`
+worker never gets warm.
 """
 
 import os
@@ -142,4 +143,6 @@ def sum_of_ones(membership: Membership, rank: int) -> int:
 if __name__ == "__main__":
     die_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as a worker that hangs in a library would
+    if "cold" in sys.argv[1:]:
+        signal.pause()
     Worker(gloo="gloo" in sys.argv[1:]).run()

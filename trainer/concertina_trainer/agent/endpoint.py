@@ -1,8 +1,10 @@
 """The HTTP endpoint of a pod: `/readyz` for the kubelet, metrics everywhere else.
 
-Served from threads, so that it answers however long a turn of the agent takes.
+Served from threads, so that it answers however long a turn of the agent takes, and at the pod's
+addresses of both families: the kubelet asks at that which the cluster prefers.
 """
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+
+    def server_bind(self) -> None:
+        if self.address_family is socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 class _Handler(WSGIRequestHandler):

@@ -2,8 +2,8 @@
 
     python -m concertina_trainer.agent [script.py arguments...]
 
-Exit codes: 0 when the workers left, finished or saved; 1 when they failed for good or had to be
-killed; 2 when the environment or the manifest is wrong.
+Exit codes: 0 when the workers left, finished, saved, or were not warm when they were told to end;
+1 when they failed for good or had to be killed; 2 when the environment or the manifest is wrong.
 """
 
 import logging
@@ -42,18 +42,26 @@ def main(program: Sequence[str], environment: Mapping[str, str]) -> int:
     )
     try:
         settings = settings_from(environment)
-        leave = Leave(settings.grace_seconds)
-        leave.listen()
         tally = Tally()
         if settings.metrics_port:
-            metadata = settings.job.metadata
-            collector = PodCollector(tally, namespace=metadata.namespace, job=metadata.name)
-            serve_endpoint(collector, port=settings.metrics_port, is_ready=lambda: tally.is_ready)
+            _serve(tally, settings)
     except ConcertinaError as error:
         logger.error("%s", error)
         _report_mistake(error, environment)
         return error.exit_code
-    return _run(settings, program, leave=leave, tally=tally)
+    return _run(settings, program, tally=tally)
+
+
+def _serve(tally: Tally, settings: Settings) -> None:
+    metadata = settings.job.metadata
+    collector = PodCollector(tally, namespace=metadata.namespace, job=metadata.name)
+    try:
+        serve_endpoint(collector, port=settings.metrics_port, is_ready=lambda: tally.is_ready)
+    except InvalidJob as error:
+        if isinstance(settings.channel, Files):
+            raise
+        # In a pod it is the operator that chose the port, and any sidecar may have taken it.
+        logger.warning("%s; training goes on without it", error)
 
 
 def _report_mistake(error: ConcertinaError, environment: Mapping[str, str]) -> None:
@@ -80,12 +88,13 @@ def _report_mistake(error: ConcertinaError, environment: Mapping[str, str]) -> N
         logger.warning("the mistake is not in a report: %s", trouble)
 
 
-def _run(settings: Settings, program: Sequence[str], *, leave: Leave, tally: Tally) -> int:
+def _run(settings: Settings, program: Sequence[str], *, tally: Tally) -> int:
     # Imported after the checks: torch takes seconds, mistakes are told at once.
     from torch.distributed.elastic.multiprocessing import SignalException
 
     from concertina_trainer.agent.agent import bind_store, live_agent
 
+    leave = Leave(settings.grace_seconds)
     source, sink = _source(settings), _sink(settings.channel)
     pod = Pod(
         settings,
@@ -95,18 +104,17 @@ def _run(settings: Settings, program: Sequence[str], *, leave: Leave, tally: Tal
         tally=tally,
         leave=leave,
     )
-    if leave.deadline is not None:
-        logger.info("told to end before the workers started")
-        return 0
     agent = live_agent(settings, pod, program)
+    leave.listen()  # an order before this has ended the process at once (__main__.py)
     try:
         result = agent.run()
     except SignalException as error:
         return 128 + error.sigval
     finally:
         pod.close(now=time.monotonic())
-        _deliver(sink, source=source, leave=leave)
-    code = int(result.is_failed())
+        if not pod.leaves_nothing:
+            _deliver(sink, source=source, leave=leave)
+    code = 0 if pod.leaves_nothing else int(result.is_failed())
     logger.info("the workers have ended: exit code %d", code)
     return code
 

@@ -109,12 +109,19 @@ class Pod:
             logger.error("the membership is gone: ending now")
         elif self._leave.at_once:
             logger.error("told to end a second time: ending now")
+        elif self.leaves_nothing:
+            logger.info("told to end before the workers were warm: ending now")
         elif self._leave.deadline is not None and now >= self._leave.deadline:
             logger.error("the workers did not leave within the grace period: killing them")
         else:
             return False
         self._given_up = True
         return True
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """Whether the pod was told to end before its workers were warm: no round waits for it."""
+        return self._leave.deadline is not None and not self._is_warm()
 
     def record_failure(self, ends: tuple[End, ...]) -> None:
         """Note why workers ended by themselves, and decide whether they are started again."""
