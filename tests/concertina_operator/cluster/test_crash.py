@@ -152,8 +152,8 @@ def end_state(trainers):
         pytest.param((), START, id="start"),
         pytest.param((START,), RESIZE, id="resize"),
         pytest.param((START,), SUSPEND, id="suspension"),
-        pytest.param((START, SUSPEND), RESUME, id="resumption"),
-        pytest.param((START,), REPLACE, id="deletion of a pod"),
+        pytest.param((START, SUSPEND), RESUME, id="resumption", marks=pytest.mark.matrix),
+        pytest.param((START,), REPLACE, id="deletion of a pod", marks=pytest.mark.matrix),
     ],
 )
 def test_ends_in_the_same_state_after_which_write_ever_the_operator_is_killed(scene, way, change):

@@ -2,35 +2,7 @@
 
 import pytest
 
-from tests.cluster.fixtures import fresh_namespace
-from tests.concertina_operator.cluster.processes import operator_kubeconfig, operator_process
-from tests.concertina_operator.cluster.trainers import NODE, Trainers, a_trained_job, prepare_node
-
-QUICK = {"scaleUpCooldownSeconds": 0, "scaleDownCooldownSeconds": 0}
-
-
-@pytest.fixture(scope="module")
-def served(resources, tmp_path_factory):
-    """A namespace whose jobs an operator serves."""
-    folder = tmp_path_factory.mktemp("operator")
-    api = resources.admin()
-    prepare_node(api)
-    with fresh_namespace(resources) as namespace:
-        kubeconfig = operator_kubeconfig(resources, api, namespace, folder / "kubeconfig")
-        with operator_process(kubeconfig, namespace, folder / "log"):
-            yield namespace
-    api.close()
-
-
-@pytest.fixture
-def trainers(api, served, request):
-    """The trainers of a job that is named after the test, and deleted in the end."""
-    name = request.node.name.removeprefix("test_").replace("_", "-").split("[")[0][:40].strip("-")
-    crew = Trainers(api=api, namespace=served, job=name)
-    yield crew
-    api.delete(f"{crew.group}/adaptivetrainingjobs/{name}")
-    for pod in crew.pods():
-        api.delete(f"/api/v1/namespaces/{served}/pods/{pod}", gracePeriodSeconds=0)
+from tests.concertina_operator.cluster.trainers import NODE, Trainers, a_trained_job
 
 
 def test_a_job_gets_its_pods_grows_when_it_asks_and_completes(trainers):
@@ -230,4 +202,29 @@ def test_an_absurd_request_is_refused_and_the_job_goes_on(trainers):
     trainers.until(lambda: "ReportRefused" in trainers.events(), "not refused")
     assert trainers.status()["batch"]["effective"] == 32
     trainers.imagined.ask(64)
+    trainers.until_trained_by(f"{name}-0", f"{name}-1")
+
+
+def test_conditions_say_of_which_generation_they_speak(trainers):
+    name = trainers.job
+    trainers.create(a_trained_job(name))
+    trainers.until_trained_by(f"{name}-0")
+    trainers.edit(activeDeadlineSeconds=3600)
+    trainers.until(lambda: trainers.status()["observedGeneration"] == 2, "not observed")
+    told = {entry["type"]: entry["observedGeneration"] for entry in trainers.status()["conditions"]}
+    assert set(told.values()) == {2}
+
+
+def test_a_running_job_that_only_wants_advice_keeps_its_pods_and_its_round(trainers):
+    name = trainers.job
+    trainers.create(a_trained_job(name))
+    trainers.until_trained_by(f"{name}-0")
+    trainers.edit(scaling={"mode": "Recommend"})
+    trainers.until(lambda: trainers.status()["state"] == "Recommend", "it still acts")
+    before = trainers.membership()["metadata"]["resourceVersion"]
+    trainers.imagined.ask(64)
+    trainers.until(lambda: "Recommended" in trainers.events(), "nothing is recommended")
+    assert list(trainers.pods()) == [f"{name}-0"]
+    assert trainers.membership()["metadata"]["resourceVersion"] == before
+    trainers.edit(scaling={"mode": "Auto"})
     trainers.until_trained_by(f"{name}-0", f"{name}-1")

@@ -1,14 +1,9 @@
 import signal
-import urllib.request
 from contextlib import ExitStack
 
 import pytest
 
-from concertina_operator.cluster.install import trainer_objects
 from tests.cluster.api import wait_for
-from tests.cluster.cluster import wait_for_namespace
-from tests.cluster.fixtures import control_plane_of_its_own
-from tests.concertina_operator.cluster.installed import apply_all
 from tests.concertina_operator.cluster.processes import operator_kubeconfig, operator_process
 from tests.concertina_operator.cluster.trainers import Trainers, a_trained_job, prepare_node
 
@@ -37,11 +32,6 @@ def leader_of(*replicas):
     )
 
 
-def asked(replica, path):
-    with urllib.request.urlopen(f"http://127.0.0.1:{replica.port()}{path}") as answer:
-        return answer.read().decode()
-
-
 def test_another_replica_takes_over_when_the_leader_is_killed_and_does_nothing_twice(
     start, api, namespace
 ):
@@ -51,9 +41,9 @@ def test_another_replica_takes_over_when_the_leader_is_killed_and_does_nothing_t
     trainers = Trainers(api=api, namespace=namespace)
     trainers.create(a_trained_job())
     trainers.until_trained_by("tiny-lm-0")
-    assert "concertina_operator_leader 1.0" in asked(leader, "/metrics")
-    assert "concertina_operator_leader 0.0" in asked(standby, "/metrics")
-    assert asked(standby, "/readyz") == asked(standby, "/healthz") == "ok"
+    assert "concertina_operator_leader 1.0" in leader.ask("/metrics")
+    assert "concertina_operator_leader 0.0" in standby.ask("/metrics")
+    assert standby.ask("/readyz") == standby.ask("/healthz") == "ok"
     before = trainers.pods()["tiny-lm-0"]["metadata"]["uid"]
 
     leader.process.kill()
@@ -62,8 +52,8 @@ def test_another_replica_takes_over_when_the_leader_is_killed_and_does_nothing_t
     assert standby.leads()
     assert trainers.pods()["tiny-lm-0"]["metadata"]["uid"] == before
     assert lease(api, namespace)["leaseTransitions"] == 1
-    assert asked(standby, "/healthz") == "ok"
-    metrics = asked(standby, "/metrics")
+    assert standby.ask("/healthz") == "ok"
+    metrics = standby.ask("/metrics")
     assert "concertina_operator_pods_created_total 1.0" in metrics
     assert 'concertina_operator_reconciles_total{result="Error"}' not in metrics
 
@@ -87,33 +77,3 @@ def test_a_standby_that_is_told_to_end_ends_well_and_leaves_the_lease_alone(star
     standby.process.send_signal(signal.SIGTERM)
     assert standby.process.wait(30) == 0
     assert lease(api, namespace)["holderIdentity"] == holder
-
-
-@pytest.mark.cluster
-@pytest.mark.matrix
-def test_an_api_server_that_is_away_costs_at_most_one_restart_and_no_step(tmp_path):
-    namespace = "default"
-    with control_plane_of_its_own() as cluster:
-        api = cluster.admin()
-        wait_for_namespace(api, namespace)
-        apply_all(api, trainer_objects())
-        prepare_node(api)
-        kubeconfig = operator_kubeconfig(cluster, api, namespace, tmp_path / "kubeconfig")
-        with operator_process(kubeconfig, namespace, tmp_path / "first") as replica:
-            trainers = Trainers(api=api, namespace=namespace)
-            trainers.create(a_trained_job())
-            trainers.until_trained_by("tiny-lm-0")
-            before = trainers.pods()["tiny-lm-0"]["metadata"]["uid"]
-            cluster.order("kube-apiserver", "stop")
-            assert replica.process.wait(60) == 1
-        with operator_process(kubeconfig, namespace, tmp_path / "second") as replica:
-            replica.port()
-            cluster.order("kube-apiserver", "start")
-            leader_of(replica)
-            trainers.api = cluster.admin()
-            trainers.imagined.ask(64)
-            trainers.until_trained_by("tiny-lm-0", "tiny-lm-1")
-            assert trainers.pods()["tiny-lm-0"]["metadata"]["uid"] == before
-            assert trainers.status()["failures"]["count"] == 0
-            trainers.api.close()
-        api.close()
