@@ -98,9 +98,9 @@ def reopened(present: Membership | None, there: Attendance, *, number: int) -> N
     return NextRound(membership=following, reason=RoundReason.REOPENED, message=message)
 
 
-def probed(present: Membership, *, message: str) -> NextRound:
+def probed(present: Membership, *, probe: int, message: str) -> NextRound:
     """The same round with a new probe, which everyone in it is to echo."""
-    asking = present.model_copy(update={"probe": present.probe + 1})
+    asking = present.model_copy(update={"probe": probe})
     return NextRound(membership=asking, reason=RoundReason.PROBING, message=message)
 
 

@@ -171,8 +171,10 @@ def _next_round(
         return following
     if verdict is not None and not verdict.renews:
         assert situation.membership is not None
-        publish = probed if verdict.opens_probe else held
-        return publish(situation.membership, message=verdict.reason)
+        if not verdict.opens_probe:
+            return held(situation.membership, message=verdict.reason)
+        probe = _next_probe(situation, situation.membership)
+        return probed(situation.membership, probe=probe, message=verdict.reason)
     more_may_come = not holds_back(retry, now=situation.now) or any(
         entry.is_alive and not entry.is_leaving and not entry.is_warm
         for entry in situation.standings
@@ -201,7 +203,13 @@ def _probe(situation: Situation, verdict: Verdict | None) -> Mapping[str, Any]:
     if not verdict.opens_probe:
         return {}
     assert situation.membership is not None
-    return {"probe_at": situation.now, "probe": situation.membership.probe + 1}
+    probe = _next_probe(situation, situation.membership)
+    return {"probe_at": situation.now, "probe": probe}
+
+
+def _next_probe(situation: Situation, membership: Membership) -> int:
+    """A number that nobody has echoed yet, also after a membership was deleted."""
+    return 1 + max(membership.probe, situation.before.probe)
 
 
 def _retry_after_failures(situation: Situation) -> RetryStatus:

@@ -200,7 +200,8 @@ class FakeCluster:
             assert size == 0 or is_allowed(spec.pods, size=size)
             return
         if new.round == old.round:
-            same = {"probe": old.probe + 1, "request_sequence": new.request_sequence}
+            assert new.probe > old.probe
+            same = {"probe": new.probe, "request_sequence": new.request_sequence}
             assert new == old.model_copy(update=same)
             return
         assert new.round > old.round

@@ -259,8 +259,24 @@ def test_a_probe_that_was_never_published_counts_for_nothing():
     cluster.job = cluster.job.model_copy(update={"status": intended.status})  # and then it ended
     cluster.now += 10
     cluster.reconcile()
-    assert (cluster.members, cluster.membership.probe) == (names(0, 1), 1)
+    assert (cluster.members, cluster.membership.probe) == (names(0, 1), 2)
     assert cluster.job.status.probe_at == at(cluster.now)
+
+
+def test_an_echo_of_a_probe_before_the_membership_was_deleted_is_no_answer():
+    cluster = a_cluster(effective=64)
+    accuser = cluster.pods["tiny-lm-0"]
+    accuser.phase, accuser.suspects = PodPhase.WAITING, ("tiny-lm-1",)
+    cluster.settle()
+    assert {pod.probe for pod in cluster.pods.values()} == {1}
+    cluster.membership = None
+    cluster.reconcile()
+    assert cluster.membership.probe == 0
+    members = cluster.members
+    cluster._commit()  # nobody has read it, so all echo the earlier probe still
+    accuser.phase, accuser.suspects = PodPhase.WAITING, tuple(members[1:])
+    cluster.reconcile()
+    assert (cluster.members, cluster.membership.probe) == (members, 2)
 
 
 def test_a_loss_below_min_forces_a_smaller_round_and_says_so():
