@@ -26,7 +26,6 @@ from torch.distributed.elastic.agent.server.api import (
     WorkerState,
 )
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
     RendezvousInfo,
@@ -38,6 +37,7 @@ from concertina_trainer.agent.parent import AGENT_PID
 from concertina_trainer.agent.pod import Pod
 from concertina_trainer.agent.settings import Settings
 from concertina_trainer.agent.stores import Server
+from concertina_trainer.agent.worker_logs import WorkerLogs
 
 TURN_SECONDS = 0.1
 DEFAULT_PROGRAM = ("-m", "concertina_trainer.worker")
@@ -46,9 +46,10 @@ DEFAULT_PROGRAM = ("-m", "concertina_trainer.worker")
 class LiveAgent(LocalElasticAgent):
     """Keeps the workers of one pod running and ends with them."""
 
-    def __init__(self, pod: Pod, spec: WorkerSpec, logs: LogsSpecs) -> None:
+    def __init__(self, pod: Pod, spec: WorkerSpec, logs: WorkerLogs) -> None:
         super().__init__(spec, logs)
         self._pod = pod
+        self._logs = logs
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._pod.begin()
@@ -61,6 +62,7 @@ class LiveAgent(LocalElasticAgent):
         pids = {worker.local_rank: worker.id for worker in worker_group.workers}
         now = time.monotonic()
         self._pod.turn(now=now)
+        self._logs.trim()
         ends = ended(pids)
         failed = any(end.code for end in ends)
         if failed:
@@ -138,38 +140,6 @@ class Alone(RendezvousHandler):
     def shutdown(self) -> bool:
         """Nothing to end."""
         return True
-
-
-class WorkerLogs(LogsSpecs):
-    """Output of workers: a file per worker, stream and incarnation, copied to the agent's own.
-
-    The files are what a failure is explained from.
-    """
-
-    def __init__(self, settings: Settings, pod: Pod) -> None:
-        super().__init__()
-        self._settings = settings
-        self._pod = pod
-
-    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        """Paths for workers that are about to start, by local rank."""
-        stdouts, stderrs, errors = (
-            {rank: self._path(rank, stream) for rank in envs}
-            for stream in ("stdout", "stderr", "error.json")
-        )
-        for rank, environment in envs.items():
-            environment["TORCHELASTIC_ERROR_FILE"] = errors[rank]
-        return LogsDest(stdouts, stderrs, stdouts, stderrs, errors)
-
-    @property
-    def root_log_dir(self) -> str:
-        """Folder of all files."""
-        return str(self._settings.worker_log("", 0, "").parent)
-
-    def _path(self, local_rank: int, stream: str) -> str:
-        path = self._settings.worker_log(self._pod.incarnation, local_rank, stream)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return str(path)
 
 
 def bind_store() -> Server:
