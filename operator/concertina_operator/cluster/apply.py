@@ -18,12 +18,17 @@ from concertina_operator.cluster.client import Api, ApiError, Conflict, NotFound
 from concertina_operator.cluster.deeds import Deeds
 from concertina_operator.cluster.facts import owner_of
 from concertina_operator.cluster.metrics import Metrics
-from concertina_operator.cluster.pod import build_pod
+from concertina_operator.cluster.pod import JOB_LABEL, build_pod
 from concertina_operator.cluster.rate import Rate
 from concertina_operator.cluster.refusals import Refusals
 from concertina_operator.cluster.store import Key
 from concertina_operator.cluster.target import Target, membership_document
 
+CREATIONS: Final = 32
+"""Pods that are created at once, over all jobs: behind a slow webhook they wait for each other, and
+nothing else waits for them."""
+CREATIONS_OF_A_JOB: Final = 16
+DELETIONS: Final = 16
 MEMBERSHIP: Final = "TrainingMembership"
 BINDING: Final = "RoleBinding"
 
@@ -58,6 +63,8 @@ class Hands:
         self._rate = rate
         self._metrics = metrics
         self._clock = clock
+        self._creations = asyncio.Semaphore(CREATIONS)
+        self._deletions = asyncio.Semaphore(DELETIONS)
 
     async def apply(self, plan: Plan, *, target: Target) -> Deeds:
         """Does what is planned: the membership first, then pods side by side; what became of it.
@@ -136,20 +143,21 @@ class Hands:
                 for name in left:
                     self._refuse(name, target, words=words, is_taken=False)
                 return
-            number *= 2
+            number = min(2 * number, CREATIONS_OF_A_JOB)
 
     async def _create(self, body: Mapping[str, Any], target: Target, deeds: Deeds) -> str:
         """The server's words when it would take no pod, whatever its name."""
         name = body["metadata"]["name"]
         await self._rate.turn()
         try:
-            pod = await self._api.call("POST", paths.pods(target.namespace), body=body)
+            async with self._creations:
+                pod = await self._api.call("POST", paths.pods(target.namespace), body=body)
         except Refused as error:
             self._metrics.pods_refused.inc()
             self._refuse(name, target, words=error.message, is_taken=False)
             return error.message
         except Conflict:
-            await self._look_at(name, target)
+            await self._look_at(name, target, deeds)
             return ""
         self._refusals.forget(target.uid, name)
         self._metrics.pods_created.inc()
@@ -157,19 +165,25 @@ class Hands:
         self._take_pod(pod)
         return ""
 
-    async def _look_at(self, name: str, target: Target) -> None:
-        """A pod of that name exists: ours, and not seen yet, or somebody else's."""
+    async def _look_at(self, name: str, target: Target, deeds: Deeds) -> None:
+        """A pod of that name exists: ours, and not seen yet or never again, or somebody else's."""
         try:
             pod = await self._api.call("GET", paths.pods(target.namespace, name))
         except NotFound:
             return
-        if owner_of(pod) == target.uid:
-            self._refusals.forget(target.uid, name)
-            self._take_pod(pod)
-        else:
+        if owner_of(pod) != target.uid:
             self._metrics.pods_refused.inc()
             words = f"a pod of this name belongs to {_owner_in_words(pod)}"
             self._refuse(name, target, words=words, is_taken=True)
+        elif _is_watched(pod):
+            self._refusals.forget(target.uid, name)
+            self._take_pod(pod)
+        else:
+            words = f"a pod of this name has lost its label {JOB_LABEL}"
+            self._refuse(name, target, words=f"{words}; it is deleted", is_taken=False)
+            if "deletionTimestamp" not in pod["metadata"]:
+                lost = DeletePod(name=name, uid=pod["metadata"]["uid"], reason=words)
+                await self._delete(lost, target, deeds)
 
     def _note(self, kind: str, target: Target, deeds: Deeds, *, words: str) -> None:
         """Takes down that the server would not take an object, or none any more."""
@@ -189,16 +203,19 @@ class Hands:
             "kind": "DeleteOptions",
             "preconditions": {"uid": action.uid},
         }
+        if (version := target.pod_versions.get(action.uid)) is not None:
+            options["preconditions"]["resourceVersion"] = str(version)
         if action.grace_seconds is not None:
             options["gracePeriodSeconds"] = action.grace_seconds
         path = paths.pods(target.namespace, action.name)
         try:
-            answer = await self._api.call("DELETE", path, body=options)
+            async with self._deletions:
+                answer = await self._api.call("DELETE", path, body=options)
         except (NotFound, Conflict):
-            return  # it is gone, or another pod has its name
+            return  # it is gone, has changed since the plan, or another pod has its name
         self._metrics.pods_deleted.inc()
         deeds.deleted.append(action)
-        if answer.get("kind") == "Pod":
+        if answer.get("kind") == "Pod" and _is_watched(answer):
             self._take_pod(answer)
 
 
@@ -209,6 +226,11 @@ async def _all(*writes: Coroutine[Any, Any, T]) -> list[T]:
         if isinstance(outcome, BaseException):
             raise outcome
     return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+
+def _is_watched(pod: Mapping[str, Any]) -> bool:
+    """Whether the watch of the pods tells what becomes of it."""
+    return JOB_LABEL in (pod["metadata"].get("labels") or {})
 
 
 def _owner_in_words(document: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ Shorter than load balancers let a connection idle.
 _JSON: Final = "application/json"
 _ATTEMPTS: Final = 5
 _LONGEST_PAUSE_SECONDS: Final = 30.0
-_MAX_CALLS: Final = 32
+_MAX_CALLS: Final = 64
 _MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 
 _log = logging.getLogger(__name__)

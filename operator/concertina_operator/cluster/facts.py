@@ -24,7 +24,7 @@ from concertina_api.v1alpha1 import (
     TrainingMembership,
     TrainingReport,
 )
-from concertina_operator.cluster.pod import TEMPLATE_ANNOTATION, TRAINER_ANNOTATION
+from concertina_operator.cluster.pod import JOB_LABEL, TEMPLATE_ANNOTATION, TRAINER_ANNOTATION
 from concertina_operator.cluster.store import Key
 from concertina_operator.cluster.template import (
     Lifecycle,
@@ -50,7 +50,7 @@ class OwnedPod:
     """A pod with the job that it belongs to."""
 
     job: Key
-    """Named by its controller, which is a job where the pod is ours."""
+    """Named by its controller, which is a job where the pod is ours; else by its label."""
     owner: str
     """uid of its controller, which alone decides whose it is."""
     facts: PodFacts
@@ -145,13 +145,13 @@ def read_status(document: Mapping[str, Any]) -> JobStatus:
 def read_pod(document: Mapping[str, Any], _: OwnedPod | None = None) -> OwnedPod:
     """The pod's facts, and whose it is."""
     metadata, status = document["metadata"], document.get("status") or {}
-    owner = _controller(document)
+    owner, labels = _controller(document), metadata.get("labels") or {}
     trainer = _trainer_status(document)
     ended = trainer.get("state", {}).get("terminated")
     phase = status.get("phase", "Pending")
     return OwnedPod(
-        # Not by its label, which tools and people rewrite.
-        job=Key(metadata["namespace"], owner.get("name", "")),
+        # Not by its label first, which tools and people rewrite.
+        job=Key(metadata["namespace"], owner.get("name") or labels.get(JOB_LABEL, "")),
         owner=owner.get("uid", ""),
         template=(metadata.get("annotations") or {}).get(TEMPLATE_ANNOTATION, ""),
         facts=PodFacts(

@@ -56,6 +56,14 @@ class Watched:
             reports=self.reports_of(key, job_uid=job.metadata.uid),
         )
 
+    def pod_versions(self, job: Key) -> dict[str, int]:
+        """resourceVersions of a job's pods, by uid."""
+        return {
+            pod.facts.uid: version
+            for name in self._pods_of.get(job, ())
+            if (pod := self.pods.get(name)) and (version := self.pods.version(name)) is not None
+        }
+
     def reports_of(self, job: Key, *, job_uid: str) -> tuple[HeardReport, ...]:
         """What was heard of a job's own pods: a report is named after its pod."""
         names = sorted(self._pods_of.get(job, ()))
@@ -75,6 +83,11 @@ class Watched:
         last = self.jobs.get(key)
         is_news = self.jobs.put(key, document, version=version_of(document))
         if is_news and (last is None or _asked(last) != _asked(document)):
+            self.queue.add(key)
+
+    def jobs_listed(self, keys: Iterable[Key], *, version: int) -> None:
+        """These are all jobs that there were at `version`."""
+        for key, _ in self.jobs.remove_unlisted(keys, version=version):
             self.queue.add(key)
 
     def job_answer(self, document: Mapping[str, Any]) -> None:

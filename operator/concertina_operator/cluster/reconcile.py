@@ -91,7 +91,12 @@ class Reconciler:
             await self._delete(document)
             return None
         membership = self._watched.memberships.get(key)
-        target = Target(job=job, document=document, membership=membership)
+        target = Target(
+            job=job,
+            document=document,
+            membership=membership,
+            pod_versions=self._watched.pod_versions(key),
+        )
         decided = await self._decisions.decide(target, now=now)
         wait = await self._carried_out(decided, target=target, now=now)
         retry = self._decisions.time_to_next(target.uid, now=now)
@@ -111,7 +116,7 @@ class Reconciler:
         is_written = wait is not None and (wait <= AT_ONCE or bool(decided.actions))
         if is_written or decided.actions:
             if not await self._confirmed(target.document, patch if is_written else {}):
-                return AT_ONCE
+                return self._time_to_plan_anew(target.document)
             wait = _AFTER_ACTIONS if decided.actions else None
         deeds = await self._hands.apply(decided, target=target)
         self._tell(target.document, news(decided, deeds), now=now)
@@ -144,6 +149,11 @@ class Reconciler:
             return False
         self._watched.job_answer(live)
         return not patch and live["metadata"]["resourceVersion"] == version
+
+    def _time_to_plan_anew(self, document: Mapping[str, Any]) -> timedelta:
+        """None, if something newer than the document is known now; else there is time."""
+        is_old = self._watched.jobs.get(key_of(document)) is not document
+        return AT_ONCE if is_old else _AFTER_ACTIONS
 
     async def _delete(self, document: Mapping[str, Any]) -> None:
         """Deletes a job that is over for ttlSecondsAfterFinished, unless it has changed."""
@@ -178,14 +188,12 @@ class Reconciler:
         )
         patch = status_patch(before, after)
         if patch and not await self._confirmed(document, patch):
-            return AT_ONCE
+            return self._time_to_plan_anew(document)
         event = Event(type=EventType.WARNING, reason="InvalidJob", message=message)
         self._tell(document, (event,), now=now)
         return None
 
-    def _tell(
-        self, document: Mapping[str, Any], events: Iterable[Event], *, now: datetime
-    ) -> None:
+    def _tell(self, document: Mapping[str, Any], events: Iterable[Event], *, now: datetime) -> None:
         for event in self._events.tell(document, events, now=now):
             if event.reason == "ReportRefused":
                 self._metrics.reports_refused.inc()

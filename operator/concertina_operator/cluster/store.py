@@ -47,6 +47,11 @@ class Store(Generic[T]):
         entry = self._entries.get(key)
         return entry.value if entry is not None else None
 
+    def version(self, key: Key) -> int | None:
+        """Of the newest value, if the object is there."""
+        entry = self._entries.get(key)
+        return entry.version if entry is not None else None
+
     def all_keys(self) -> tuple[Key, ...]:
         """All objects that are there."""
         return tuple(self._entries)

@@ -1,7 +1,7 @@
 """The job that is acted for, as the reconcile hands it on. Pure: no I/O, no clock."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from concertina_api.v1alpha1 import AdaptiveTrainingJob, Membership, TrainingMembership
@@ -18,6 +18,8 @@ class Target:
     """The same as it is stored."""
     membership: StoredMembership | None
     """The one that the plan was made from."""
+    pod_versions: Mapping[str, int] = field(default_factory=dict)
+    """resourceVersions that the plan was made from, by uid, as far as they are known."""
 
     @property
     def namespace(self) -> str:

@@ -286,7 +286,7 @@ def test_says_in_the_servers_words_why_a_pod_does_not_run(status, want):
 
 def test_a_pod_belongs_to_the_job_that_controls_it_whatever_its_label_says():
     assert read_pod(a_pod(labels={"concertina.dev/job": "other"})).job == Key("ml", "tiny-lm")
-    assert read_pod(a_pod(ownerReferences=[])).job == Key("ml", "")
+    assert read_pod(a_pod(ownerReferences=[])).job == Key("ml", "tiny-lm")
 
 
 def test_a_pod_tells_its_job_whether_it_leaves_and_whether_it_is_ready():

@@ -95,6 +95,24 @@ def test_a_change_wakes_the_job_that_it_concerns(changes, want):
     assert woken(*changes) == want
 
 
+@pytest.mark.parametrize(
+    ("version", "want"),
+    [
+        pytest.param(9, [JOB], id="it is gone"),
+        pytest.param(7, [], id="it was created after the list"),
+    ],
+)
+def test_a_job_that_a_list_does_not_have_is_dropped_unless_it_is_newer(version, want):
+    def listed(watched):
+        watched.jobs_listed([], version=version)
+        assert (watched.jobs.get(JOB) is None) is bool(want)
+
+    def made(watched):
+        watched.job_event("ADDED", a_document(8))
+
+    assert woken(made, listed) == want
+
+
 def test_an_answer_about_a_job_that_was_deleted_meanwhile_does_not_bring_it_back():
     async def test():
         watched = Watched(Queue())

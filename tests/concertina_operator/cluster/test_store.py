@@ -8,7 +8,8 @@ def test_keeps_the_newest_version_of_each_object():
     assert store.put(A, "new", version=5)
     assert not store.put(A, "old", version=4)
     assert not store.put(A, "same", version=5)
-    assert store.get(A) == "new"
+    assert (store.get(A), store.version(A)) == ("new", 5)
+    assert store.version(B) is None
 
 
 def test_an_answer_to_a_write_is_known_before_the_watch_tells():
