@@ -5,6 +5,7 @@ mapping, raises InvalidJob with one line per mistake.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -13,6 +14,11 @@ from pydantic import BaseModel, ValidationError
 
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import AdaptiveTrainingJob
+
+YAML_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+"""Numbers as kubectl reads them: 3e-4, which YAML 1.1 takes for a text, is one of them."""
+YAML_NUMBER_STARTS = tuple("-+.0123456789")
+"""The characters that a number may start with; a YAML resolver is looked up by them."""
 
 
 def parse_job(document: object, *, source: str = "manifest") -> AdaptiveTrainingJob:

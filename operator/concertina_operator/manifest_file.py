@@ -4,7 +4,6 @@ Every mistake is an InvalidJob that names the file, the place and the rule; keys
 are mistakes too, which YAML itself would let pass.
 """
 
-import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,10 @@ from typing import Any
 import yaml
 
 from concertina_api.errors import InvalidJob
-from concertina_api.manifest import parse_job
+from concertina_api.manifest import YAML_NUMBER, YAML_NUMBER_STARTS, parse_job
 from concertina_api.v1alpha1 import AdaptiveTrainingJob
 
 MAX_BYTES = 1 << 20
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
-"""Numbers as kubectl reads them: 3e-4, which YAML 1.1 takes for a text, is one of them."""
 
 
 def load_job(path: Path) -> AdaptiveTrainingJob:
@@ -75,4 +72,4 @@ class _Loader(yaml.SafeLoader):
 
 
 for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", YAML_NUMBER, YAML_NUMBER_STARTS)

@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from concertina_api.errors import InvalidJob
+from concertina_operator.manifest_file import load_job as load_for_the_operator
 from concertina_trainer.agent.api_server import Access
 from concertina_trainer.agent.settings import Files, channel_from, load_job, settings_from
 from tests.concertina_trainer.agent.pods import job_manifest
@@ -36,6 +38,26 @@ def test_what_is_not_said_has_a_default(environment):
     assert settings.channel == Files(
         membership=Path("/run/membership.json"), report=Path("/run/reports/tiny-0.json")
     )
+
+
+def test_a_manifest_says_the_same_to_the_trainer_as_to_the_operator(tmp_path):
+    path = tmp_path / "job.yaml"
+    text = yaml.safe_dump(job_manifest(workers=2))
+    path.write_text(f"{text}  learningRate: {{peak: 3e-4}}\n  config: {{note: '3e-4'}}\n")
+    job = load_job(path)
+
+    assert job == load_for_the_operator(path)
+    assert (job.spec.learning_rate.peak, job.spec.config["note"]) == (0.0003, "3e-4")
+
+
+def test_a_small_number_is_a_number_in_a_manifest_of_json(tmp_path):
+    manifest = job_manifest(workers=2)
+    manifest["spec"] |= {"learningRate": {"peak": 1e-05}, "config": {"epsilon": 1e-08}}
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(manifest))
+    spec = load_job(path).spec
+
+    assert (spec.learning_rate.peak, spec.config["epsilon"]) == (1e-05, 1e-08)
 
 
 def test_everything_can_be_said(environment):

@@ -9,11 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 
 import click
-import yaml
 
-from concertina_api.errors import CheckpointInvalid, InvalidJob
-from concertina_api.manifest import parse_job
+from concertina_api.errors import CheckpointInvalid
 from concertina_api.v1alpha1 import AdaptiveTrainingJob
+from concertina_trainer.agent.settings import load_job
 from concertina_trainer.checkpoint.format import LATEST, MANIFEST
 from concertina_trainer.checkpoint.reader import Checkpoint, find, open_checkpoint, verify
 from concertina_trainer.export import contents, formats
@@ -107,12 +106,7 @@ def _job(source: Path, manifest: Path | None) -> AdaptiveTrainingJob | None:
     """The job of --job, else of the run: <run>/job.yaml, <run>/checkpoints/<checkpoint>."""
     near = [folder / "job.yaml" for folder in (source, *source.resolve().parents[:2])]
     path = manifest or next((path for path in near if path.is_file()), None)
-    if path is None:
-        return None
-    try:
-        return parse_job(yaml.safe_load(path.read_text(encoding="utf-8")), source=str(path))
-    except yaml.YAMLError as error:
-        raise InvalidJob(f"{path} is not YAML: {error}") from error
+    return None if path is None else load_job(path)
 
 
 def _saved_by(job: AdaptiveTrainingJob, run_dir: Path) -> Path:
