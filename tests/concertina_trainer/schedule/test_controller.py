@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from concertina_api.v1alpha1 import Batch, BatchSizeRequest, Rule
-from concertina_trainer.schedule.controller import BatchController, request
+from concertina_trainer.schedule.controller import BatchController, renumbered, request
 from concertina_trainer.schedule.estimator import Smoothed, StepStatistics, estimate
 from concertina_trainer.schedule.rules import Decision
 
@@ -169,6 +169,22 @@ def test_a_restored_state_obeys_a_changed_manifest(initial, maximum, want_batch)
     grown = replace(controller_of().start(), batch=32, sequence=2)
     changed = controller_of(initial=initial, maximum=maximum)
     assert changed.restore(grown.to_json()) == replace(grown, batch=want_batch)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "accepted", "want_sequence"),
+    [
+        pytest.param(0, 0, 0, id="the very start"),
+        pytest.param(2, 0, 2, id="a new operator"),
+        pytest.param(2, 7, 8, id="back at a checkpoint"),
+        pytest.param(0, 7, 8, id="back at the seed"),
+        pytest.param(9, 7, 9, id="nobody has heard the newest"),
+    ],
+)
+def test_after_a_roll_back_the_batch_of_then_is_asked_for_anew(sequence, accepted, want_sequence):
+    state = replace(controller_of().start(), batch=16, sequence=sequence)
+    want = replace(state, sequence=want_sequence)
+    assert renumbered(state, accepted=accepted) == want
 
 
 def test_shadow_rules_that_were_added_start_anew():

@@ -40,7 +40,7 @@ from concertina_trainer.rounds.phases import Phases, ignore
 from concertina_trainer.rounds.transaction import Entered, enter
 from concertina_trainer.rounds.transport import is_broken, transport_for
 from concertina_trainer.rounds.watch import Watch, present
-from concertina_trainer.schedule.controller import BatchController
+from concertina_trainer.schedule.controller import BatchController, renumbered
 from concertina_trainer.schedule.estimator import StepStatistics
 from concertina_trainer.sharding.collect import buffer_names
 from concertina_trainer.statistics.buffers import BufferMean
@@ -290,11 +290,8 @@ class Session:
 
     def _renumber_requests(self, accepted: int) -> None:
         """Number requests after those of the history that was rolled back."""
-        state = self.progress.controller
-        if 0 < state.sequence <= accepted:
-            self.keeper.progress = replace(
-                self.progress, controller=replace(state, sequence=accepted + 1)
-            )
+        state = renumbered(self.progress.controller, accepted=accepted)
+        self.keeper.progress = replace(self.progress, controller=state)
 
     def _retire_world(self) -> None:
         """Turn what is live into held rows; the groups are closed by the transaction."""

@@ -127,6 +127,16 @@ class BatchController:
         return Observation(state=after, decision=decision, shadows=shadow_decisions)
 
 
+def renumbered(state: BatchState, *, accepted: int) -> BatchState:
+    """The state of an earlier moment, whose batch is news to who has `accepted` later requests.
+
+    At the very start nothing is accepted, and nothing needs to be asked.
+    """
+    if not accepted or state.sequence > accepted:
+        return state
+    return replace(state, sequence=accepted + 1)
+
+
 def request_again(state: BatchState) -> BatchSizeRequest:
     """The newest request, as far as the state remembers it."""
     return BatchSizeRequest(
