@@ -93,8 +93,22 @@ def _run_kopf(take: Any, namespace: str | None, stop: threading.Event) -> None:
     )
 
 
+class _NoMemory(kopf.DiffBaseStorage):
+    """Nothing is compared with what was handled last, so kopf need not copy each job to do so."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return
+
+
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
+    settings.persistence.diffbase_storage = _NoMemory()
     settings.posting.enabled = False
     settings.peering.standalone = True
     # Else a Role alone keeps kopf from starting for most of a minute.

@@ -7,6 +7,7 @@ then the lease is given up.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -23,10 +24,13 @@ from concertina_operator.cluster.health import Health, complaints
 from concertina_operator.cluster.lease import Lease
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.rights import OPERATOR
-from concertina_operator.cluster.shell import NUM_WORKERS, Shell
+from concertina_operator.cluster.shell import NUM_WORKERS, PODS_PER_SECOND, Shell
 
 _PATIENCE_SECONDS: Final = 15.0
 """How long jobs in hand may take when the process is told to end."""
+
+_COLLECT_AFTER: Final = (20_000, 20, 50)
+"""Python's own thresholds look for garbage with every third pod that a watch tells of."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ class Settings:
     lease_namespace: str
     port: int
     num_workers: int = NUM_WORKERS
+    pods_per_second: float = PODS_PER_SECOND
 
 
 @click.command()
@@ -47,13 +52,27 @@ class Settings:
 @click.option("--lease-namespace", help="Namespace of the lease. Default: the pod's own.")
 @click.option("--port", default=8080, show_default=True, help="Of health and metrics.")
 @click.option("--workers", default=NUM_WORKERS, show_default=True, help="Jobs served at once.")
-def main(namespace: str | None, lease_namespace: str | None, port: int, workers: int) -> None:
+@click.option(
+    "--pods-per-second",
+    type=click.FloatRange(min=0, min_open=True),
+    default=PODS_PER_SECOND,
+    show_default=True,
+    help="Most pods created in a second, after a first burst of as many.",
+)
+def main(
+    namespace: str | None,
+    lease_namespace: str | None,
+    port: int,
+    workers: int,
+    pods_per_second: float,
+) -> None:
     """Run the operator on the cluster that this process is in, or that the kubeconfig names."""
     logging.basicConfig(
         level=os.environ.get("CONCERTINA_LOG_LEVEL", "INFO"),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    gc.set_threshold(*_COLLECT_AFTER)
     try:
         own_namespace = read_credentials().namespace
     except NoCluster as error:
@@ -63,6 +82,7 @@ def main(namespace: str | None, lease_namespace: str | None, port: int, workers:
         lease_namespace=lease_namespace or own_namespace,
         port=port,
         num_workers=workers,
+        pods_per_second=pods_per_second,
     )
     asyncio.run(serve(settings))
 
@@ -86,6 +106,7 @@ async def serve(settings: Settings) -> None:
                 instance=identity,
                 metrics=metrics,
                 num_workers=settings.num_workers,
+                pods_per_second=settings.pods_per_second,
             )
             health = Health(metrics=metrics, find_complaints=lambda: _complaints(lease, shell))
             port = await health.start(port=settings.port)

@@ -11,6 +11,7 @@ reconcile what the queue gives them.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -57,9 +58,13 @@ class Shell:
         instance: str,
         metrics: Metrics,
         num_workers: int = NUM_WORKERS,
+        pods_per_second: float = PODS_PER_SECOND,
         clock: Callable[[], datetime] = _now,
     ) -> None:
-        """`namespace` None serves all of them; `instance` names this process in events."""
+        """`namespace` None serves all of them; `instance` names this process in events.
+
+        A first burst of pods is as large as what is created in a second.
+        """
         self._api = api
         self._namespace = namespace
         self.queue: Queue[Key] = Queue()
@@ -95,7 +100,7 @@ class Shell:
             take_membership=memberships.take_answer,
             refusals=refusals,
             bindings=TrainerBindings(api) if namespace is None else None,
-            rate=Rate(per_second=PODS_PER_SECOND, burst=_BURST),
+            rate=Rate(per_second=pods_per_second, burst=math.ceil(pods_per_second)),
             metrics=metrics,
             clock=clock,
         )
