@@ -39,7 +39,8 @@ lint: setup
 	$(BIN)/lint-imports
 
 bench: setup cluster
-	for bench in resize_pause step_overhead checkpoint_blocking schedule resize_on_kubelet operator_failover; do \
+	for bench in resize_pause step_overhead checkpoint_blocking schedule resize_on_kubelet operator_failover \
+		operator_scale operator_scale_peer; do \
 		$(BIN)/python tests/bench/$$bench.py $(BENCH_FLAGS) || exit 1; done
 
 clean:

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.bench import figures, schedule, schedule_runs
+from tests.bench.bare_client import Writes
 from tests.bench.figures import Spread, interval, line, ranged, ratios
 from tests.bench.schedule import StepTimes
 from tests.bench.schedule_runs import Plan, Run
+from tests.cluster.fixtures import obstacle, required_or_skipped
+from tests.cluster.layout import Level
 
 FOLDER = Path(__file__).parent
 BENCHES = (
@@ -22,6 +25,8 @@ BENCHES = (
     "schedule",
     "resize_on_kubelet",
     "operator_failover",
+    "operator_scale",
+    "operator_scale_peer",
 )
 UNIT = StepTimes(micro_batch=1.0, alone=1.0, together=2.0)
 
@@ -40,6 +45,41 @@ def test_a_bench_starts_from_any_folder(tmp_path):
     command = [sys.executable, str(FOLDER / "checkpoint_blocking.py"), "--help"]
     shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "--rounds" in shown.stdout
+
+
+def printed_by(name, *arguments):
+    """The line of JSON of a bench that needs a control plane."""
+    if reason := obstacle(Level.CONTROL_PLANE):
+        required_or_skipped(reason)
+    command = [sys.executable, str(FOLDER / f"{name}.py"), "--quick", *arguments]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(shown.stdout.splitlines()[-1])
+
+
+@pytest.mark.cluster
+def test_the_operator_serves_jobs_from_their_pods_to_their_growth_beside_the_bare_client():
+    printed = printed_by("operator_scale", "--jobs", "4")
+    assert printed["case"] == "4 jobs of 8 pods"
+    assert printed["ratio"] > 0
+    assert printed["start"]["all_created"]["writes"] == [0, 0, 0]
+    assert printed["report_to_round_seconds"]["num"] == 4
+    assert printed["report_to_pod_seconds"]["num"] == 10
+
+
+@pytest.mark.cluster
+@pytest.mark.matrix
+def test_the_operator_serves_jobs_beside_its_peer():
+    printed = printed_by("operator_scale_peer", "--jobs", "10")
+    assert printed["ratio"] > 0
+    assert printed["peer_services_per_pod"] == [1, 1, 1]
+
+
+def test_the_bare_client_writes_for_another_job_what_was_written_for_the_first():
+    writes = Writes(name="job-0000", uid="u-0", pods=[], status="", num_statuses=1, events=[])
+    text = '{"name": "job-0000-3", "owner": "u-0"}'
+    assert (
+        writes.of(text, name="job-0042", uid="u-42") == b'{"name": "job-0042-3", "owner": "u-42"}'
+    )
 
 
 def test_the_line_names_the_worst_case_and_holds_the_others():
