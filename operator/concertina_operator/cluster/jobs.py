@@ -9,17 +9,19 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import aiohttp
 import kopf
 
 from concertina_operator.cluster import paths
-from concertina_operator.cluster.client import Api, ApiError
-from concertina_operator.cluster.credentials import read_credentials
+from concertina_operator.cluster.client import WATCH_SECONDS, Api, ApiError
+from concertina_operator.cluster.credentials import Credentials, read_credentials
 from concertina_operator.cluster.observe import Watched
-from concertina_operator.cluster.reflector import PAGE
-from concertina_operator.cluster.store import Key, key_of
+from concertina_operator.cluster.reflector import PAGE, SHORTEST_WATCH_SECONDS
+from concertina_operator.cluster.store import Key, key_of, version_of
 
 RESYNC_SECONDS: Final = 600.0
 
@@ -29,18 +31,17 @@ _log = logging.getLogger(__name__)
 async def list_jobs(api: Api, watched: Watched, *, namespace: str | None) -> None:
     """Takes all jobs that are there and drops those that are not. Raises ApiError."""
     listed: set[Key] = set()
-    before = set(watched.jobs.all_keys())
-    params = {"limit": str(PAGE)}
-    while True:
-        page = await api.call("GET", paths.jobs(namespace), params=params)
+    version, known = 0, watched.jobs.newest
+    async for page in api.pages(paths.jobs(namespace), size=PAGE):
+        version = version_of(page)
+        if version < known:
+            _log.warning("jobs: version %d < %d: a restored state", version, known)
+            watched.jobs.begin_anew()
+            known = 0
         for document in page["items"]:
             watched.job_there(document)
             listed.add(key_of(document))
-        if not (following := page["metadata"].get("continue")):
-            break
-        params["continue"] = following
-    for key in before - listed:
-        watched.job_gone(key)
+    watched.jobs_listed(listed, version=version)
 
 
 async def resync_jobs(api: Api, watched: Watched, *, namespace: str | None) -> None:
@@ -55,27 +56,49 @@ async def resync_jobs(api: Api, watched: Watched, *, namespace: str | None) -> N
             watched.queue.add(key)
 
 
-async def watch_jobs(watched: Watched, *, namespace: str | None) -> None:
-    """Runs kopf until cancelled. Raises what ends kopf."""
-    loop, stop = asyncio.get_running_loop(), threading.Event()
+class JobWatch:
+    """kopf's watch of the jobs."""
 
-    def take(kind: str | None, document: Mapping[str, Any]) -> None:
-        loop.call_soon_threadsafe(watched.job_event, kind, document)
+    def __init__(self, watched: Watched, *, namespace: str | None) -> None:
+        """`namespace` None watches all of them."""
+        self._watched = watched
+        self._namespace = namespace
+        self.heard_at = float("inf")
+        """When the server last said anything here, in seconds of time.monotonic()."""
 
-    thread = asyncio.create_task(asyncio.to_thread(_run_kopf, take, namespace, stop))
-    try:
-        await asyncio.shield(thread)
-    finally:
-        stop.set()
-    raise RuntimeError("kopf ended without being told to")
+    async def run(self) -> None:
+        """Runs kopf until cancelled. Raises what ends kopf."""
+        loop, stop = asyncio.get_running_loop(), threading.Event()
+
+        def take(kind: str | None, document: Mapping[str, Any]) -> None:
+            self._hear()
+            loop.call_soon_threadsafe(self._watched.job_event, kind, document)
+
+        self._hear()
+        thread = asyncio.create_task(
+            asyncio.to_thread(_run_kopf, take, self._hear, self._namespace, stop)
+        )
+        try:
+            await asyncio.shield(thread)
+        finally:
+            stop.set()
+        raise RuntimeError("kopf ended without being told to")
+
+    def _hear(self) -> None:
+        self.heard_at = time.monotonic()
 
 
-def _run_kopf(take: Any, namespace: str | None, stop: threading.Event) -> None:
+def _run_kopf(
+    take: Callable[[str | None, Mapping[str, Any]], None],
+    hear: Callable[[], None],
+    namespace: str | None,
+    stop: threading.Event,
+) -> None:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    def login(**_: Any) -> kopf.ConnectionInfo:
-        return _connection()
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        return _session(await asyncio.to_thread(read_credentials), hear)
 
     @kopf.on.event(paths.GROUP, paths.VERSION, paths.JOBS, registry=registry)
     async def changed(event: Any, **_: Any) -> None:
@@ -114,8 +137,8 @@ def _settings() -> kopf.OperatorSettings:
     # Else a Role alone keeps kopf from starting for most of a minute.
     settings.scanning.disabled = True
     # A healthy stream is ended by the server before a silent one is given up. It must be an int.
-    settings.watching.server_timeout = 50
-    settings.watching.inactivity_timeout = 55
+    settings.watching.server_timeout = WATCH_SECONDS
+    settings.watching.inactivity_timeout = WATCH_SECONDS + 5
     settings.watching.connect_timeout = 5
     settings.watching.chunk_size = PAGE
     settings.networking.request_timeout = 30
@@ -127,16 +150,42 @@ def _settings() -> kopf.OperatorSettings:
     return settings
 
 
-def _connection() -> kopf.ConnectionInfo:
-    credentials = read_credentials()
-    scheme, _, token = (credentials.authorization or "").partition(" ")
-    return kopf.ConnectionInfo(
+def _session(credentials: Credentials, hear: Callable[[], None]) -> kopf.AiohttpSession:
+    """Connections for kopf, which closes them in the end."""
+    return kopf.AiohttpSession(
         server=credentials.server,
-        ca_path=credentials.ca_path,
-        insecure=credentials.insecure or None,
-        scheme=scheme or None,
-        token=token or None,
-        certificate_path=credentials.certificate_path,
-        private_key_path=credentials.key_path,
         default_namespace=credentials.namespace,
+        aiohttp_session=aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=credentials.tls()),
+            headers=credentials.headers,
+            trace_configs=[_listening(hear)],
+        ),
     )
+
+
+def _listening(hear: Callable[[], None]) -> aiohttp.TraceConfig:
+    """Tells of each watch that the server brings to its end, and lets none follow at once.
+
+    kopf says nothing of a watch on which there is nothing to say, and does not pause after one
+    that was cut off.
+    """
+    began = float("-inf")
+
+    def ended() -> None:
+        if time.monotonic() - began >= SHORTEST_WATCH_SECONDS:
+            hear()
+
+    async def before(_: Any, __: Any, asked: aiohttp.TraceRequestStartParams) -> None:
+        nonlocal began
+        if "watch" in asked.url.query:
+            await asyncio.sleep(began + SHORTEST_WATCH_SECONDS - time.monotonic())
+            began = time.monotonic()
+
+    async def answered(_: Any, __: Any, answer: aiohttp.TraceRequestEndParams) -> None:
+        if "watch" in answer.url.query and answer.response.ok:
+            answer.response.content.on_eof(ended)
+
+    config = aiohttp.TraceConfig()
+    config.on_request_start.append(before)
+    config.on_request_end.append(answered)
+    return config

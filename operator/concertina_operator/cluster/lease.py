@@ -8,7 +8,6 @@ is for everybody else (`duration_seconds`), so two never act at once.
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from concertina_operator.cluster.client import Api, ApiError, Conflict, NotFound
 DURATION_SECONDS: Final = 12
 RENEW_SECONDS: Final = 8.0
 RETRY_SECONDS: Final = 2.0
+LOOK_SECONDS: Final = 1.0
+"""Pause of those that wait for the lease: what they see late they take over late."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +47,13 @@ def sighted(spec: Mapping[str, Any], last: Sighting | None, *, now: float) -> Si
 def is_free(spec: Mapping[str, Any], sighting: Sighting, *, identity: str, now: float) -> bool:
     """Whether `identity` may take the lease: its own, given up, or not renewed for too long."""
     holder = spec.get("holderIdentity") or ""
-    duration = spec.get("leaseDurationSeconds") or DURATION_SECONDS
-    return holder in ("", identity) or now - sighting.at >= duration
+    return holder in ("", identity) or now - sighting.at >= _duration(spec)
+
+
+def time_to_look(spec: Mapping[str, Any], sighting: Sighting, *, now: float) -> float:
+    """Seconds until who waits looks again: soon, and at the latest when the lease is over."""
+    left = sighting.at + _duration(spec) - now
+    return min(LOOK_SECONDS, left) if left > 0 else LOOK_SECONDS
 
 
 def claimed(spec: Mapping[str, Any], *, identity: str, moment: str) -> dict[str, Any]:
@@ -83,19 +89,25 @@ class Lease:
         self._identity = identity
         self._clock = clock
         self._sighting: Sighting | None = None
+        self._spec: Mapping[str, Any] = {}
+        """Of the lease as it was last read."""
         self._held_until = float("-inf")
-        self._document: dict[str, Any] = {}
+        self._read_at = float("-inf")
 
     def may_act(self) -> bool:
         """Whether this process surely leads now."""
         return self._clock() < self._held_until
+
+    def unread_seconds(self) -> float:
+        """Since when the lease could not be read; infinite when it never could."""
+        return self._clock() - self._read_at
 
     async def acquire(self) -> None:
         """Waits until this process leads, however long the API server is away."""
         while True:
             if await self._tried():
                 break
-            await asyncio.sleep(RETRY_SECONDS * (0.8 + 0.4 * random.random()))
+            await asyncio.sleep(self._pause())
         _log.info("%s leads", self._identity)
 
     async def keep(self) -> None:
@@ -111,16 +123,33 @@ class Lease:
         if not self.may_act():
             return
         self._held_until = float("-inf")
-        spec = {**self._document["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
         try:
             async with asyncio.timeout(RETRY_SECONDS):
-                await self._api.call("PUT", self._path, body={**self._document, "spec": spec})
+                await self._give_up()
         except (ApiError, TimeoutError) as error:
             _log.info("the lease was not given up, it will run out: %s", error)
 
     @property
     def _path(self) -> str:
         return paths.leases(self._namespace, self._name)
+
+    def _pause(self) -> float:
+        if self._sighting is None:
+            return LOOK_SECONDS
+        return time_to_look(self._spec, self._sighting, now=self._clock())
+
+    async def _give_up(self) -> None:
+        while True:
+            # As it is now: a renewal may have been on its way when this process was told to end.
+            lease = await self._api.call("GET", self._path)
+            if lease["spec"].get("holderIdentity") != self._identity:
+                return
+            spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+            try:
+                await self._api.call("PUT", self._path, body={**lease, "spec": spec})
+            except Conflict:
+                continue
+            return
 
     async def _tried(self) -> bool | None:
         """Whether the lease is held now; None when that cannot be said yet."""
@@ -137,7 +166,8 @@ class Lease:
             lease = await self._api.call("GET", self._path)
         except NotFound:
             lease = None
-        spec = lease["spec"] if lease is not None else {}
+        self._read_at = self._clock()
+        self._spec = spec = lease["spec"] if lease is not None else {}
         self._sighting = sighted(spec, self._sighting, now=self._clock())
         if not is_free(spec, self._sighting, identity=self._identity, now=self._clock()):
             return False
@@ -151,16 +181,18 @@ class Lease:
                     "spec": claim,
                 }
                 path = paths.leases(self._namespace)
-                self._document = await self._api.call("POST", path, body=document)
+                await self._api.call("POST", path, body=document)
             else:
                 # It carries the resourceVersion that was read: one candidate wins.
-                self._document = await self._api.call(
-                    "PUT", self._path, body={**lease, "spec": claim}
-                )
+                await self._api.call("PUT", self._path, body={**lease, "spec": claim})
         except Conflict:
             return None
         self._held_until = asked_at + RENEW_SECONDS
         return True
+
+
+def _duration(spec: Mapping[str, Any]) -> float:
+    return float(spec.get("leaseDurationSeconds") or DURATION_SECONDS)
 
 
 def _micro_time(moment: datetime) -> str:

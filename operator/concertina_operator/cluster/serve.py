@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -20,7 +21,7 @@ import click
 
 from concertina_operator.cluster.client import Api
 from concertina_operator.cluster.credentials import NoCluster, read_credentials
-from concertina_operator.cluster.health import Health, complaints
+from concertina_operator.cluster.health import Health, complaints, hindrances
 from concertina_operator.cluster.lease import Lease
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.rights import OPERATOR
@@ -108,7 +109,16 @@ async def serve(settings: Settings) -> None:
                 num_workers=settings.num_workers,
                 pods_per_second=settings.pods_per_second,
             )
-            health = Health(metrics=metrics, find_complaints=lambda: _complaints(lease, shell))
+            health = Health(
+                metrics=metrics,
+                complaints=lambda: _complaints(
+                    lease, shell, succeeded_at=max(unfenced.succeeded_at, api.succeeded_at)
+                ),
+                hindrances=lambda: hindrances(
+                    unread_seconds=lease.unread_seconds(),
+                    is_listing=lease.may_act() and not shell.is_synced,
+                ),
+            )
             port = await health.start(port=settings.port)
             _log.info("%s serves health and metrics on port %d", identity, port)
             try:
@@ -120,14 +130,14 @@ async def serve(settings: Settings) -> None:
                 await health.stop()
 
 
-def _complaints(lease: Lease, shell: Shell) -> tuple[str, ...]:
+def _complaints(lease: Lease, shell: Shell, *, succeeded_at: float) -> Iterable[str]:
     """Only a leader watches anything."""
     if not lease.may_act():
         return ()
-    return tuple(
-        complaints(
-            silent_seconds=shell.silent_seconds(), oldest_seconds=shell.queue.oldest_seconds()
-        )
+    return complaints(
+        silent_seconds=shell.silent_seconds(succeeded_at=succeeded_at),
+        oldest_seconds=shell.queue.oldest_seconds(),
+        busiest_seconds=shell.queue.busiest_seconds(),
     )
 
 

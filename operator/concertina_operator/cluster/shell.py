@@ -23,7 +23,7 @@ from concertina_operator.cluster.bindings import TrainerBindings
 from concertina_operator.cluster.client import Api, ApiError
 from concertina_operator.cluster.events import Events
 from concertina_operator.cluster.facts import read_membership, read_pod, read_report
-from concertina_operator.cluster.jobs import list_jobs, resync_jobs, watch_jobs
+from concertina_operator.cluster.jobs import JobWatch, list_jobs, resync_jobs
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.observe import Watched
 from concertina_operator.cluster.pod import JOB_LABEL
@@ -37,7 +37,8 @@ from concertina_operator.cluster.workers import Workers
 
 NUM_WORKERS: Final = 16
 PODS_PER_SECOND: Final = 400.0
-_BURST: Final = 400
+REPORTS_PAGE: Final = 50
+"""Reports of one answer: programs of users write them, and may write them large."""
 _RETRY_SECONDS: Final = 2.0
 
 _log = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class Shell:
         """
         self._api = api
         self._namespace = namespace
+        self.is_synced = False
+        """Whether all that exists has been listed once."""
         self.queue: Queue[Key] = Queue()
         self.watched = watched = Watched(self.queue)
         pods = Reflector(
@@ -90,8 +93,10 @@ class Shell:
             watched.reports,
             read=read_report,
             on_change=watched.report_changed,
+            page=REPORTS_PAGE,
         )
         self._reflectors: tuple[Reflector[Any], ...] = (pods, memberships, reports)
+        self._job_watch = JobWatch(watched, namespace=namespace)
         refusals = Refusals()
         self._events = Events(api, instance=instance, metrics=metrics)
         hands = Hands(
@@ -125,7 +130,7 @@ class Shell:
                 group.create_task(reflector.run())
             group.create_task(self._events.run())
             await self.synced()
-            group.create_task(watch_jobs(self.watched, namespace=self._namespace))
+            group.create_task(self._job_watch.run())
             group.create_task(resync_jobs(self._api, self.watched, namespace=self._namespace))
             group.create_task(self._workers.run())
 
@@ -143,6 +148,7 @@ class Shell:
                 _log.warning("jobs cannot be listed: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
+                self.is_synced = True
                 return
 
     async def finish(self, *, patience_seconds: float) -> None:
@@ -154,7 +160,7 @@ class Shell:
         except TimeoutError:
             _log.info("some events were not told")
 
-    def silent_seconds(self) -> float:
-        """How long the API server answered other calls while a watch heard nothing."""
+    def silent_seconds(self, *, succeeded_at: float) -> float:
+        """How long a watch had heard nothing when the last call succeeded."""
         heard_at = min(reflector.heard_at for reflector in self._reflectors)
-        return max(self._api.succeeded_at - heard_at, 0.0)
+        return max(succeeded_at - min(heard_at, self._job_watch.heard_at), 0.0)

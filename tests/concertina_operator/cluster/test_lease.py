@@ -7,12 +7,14 @@ from concertina_operator.cluster import paths
 from concertina_operator.cluster.client import Api, Deposed
 from concertina_operator.cluster.lease import (
     DURATION_SECONDS,
+    LOOK_SECONDS,
     RENEW_SECONDS,
     Lease,
     Sighting,
     claimed,
     is_free,
     sighted,
+    time_to_look,
 )
 
 HELD = {
@@ -44,6 +46,24 @@ def test_the_renewal_of_another_counts_from_when_it_was_first_seen_here():
     assert sighted(HELD, first, now=15.0) == first
     renewed = HELD | {"renewTime": "2026-01-01T00:00:02.000000Z"}
     assert sighted(renewed, first, now=15.0).at == 15.0
+
+
+@pytest.mark.parametrize(
+    ("now", "want"),
+    [
+        pytest.param(0.0, LOOK_SECONDS, id="just renewed"),
+        pytest.param(DURATION_SECONDS - 0.25, 0.25, id="the last look is when the lease is over"),
+        pytest.param(DURATION_SECONDS, LOOK_SECONDS, id="over, and another candidate was quicker"),
+    ],
+)
+def test_who_waits_looks_soon_and_when_the_lease_is_over(now, want):
+    sighting = Sighting(renewal=("", ""), at=0.0)
+    assert time_to_look(HELD, sighting, now=now) == want
+
+
+def test_the_worst_takeover_takes_less_than_the_issue_allows():
+    seen_late = LOOK_SECONDS
+    assert seen_late + DURATION_SECONDS < 15
 
 
 def test_a_new_holder_counts_as_a_transition_and_a_renewal_does_not():
@@ -87,6 +107,22 @@ def test_one_candidate_wins_and_the_other_takes_over_what_is_given_up(namespace)
             lease = await api.call("GET", paths.leases(namespace, "test"))
             assert lease["spec"]["holderIdentity"] == "second"
             assert lease["spec"]["leaseTransitions"] == 1
+
+    asyncio.run(test())
+
+
+@pytest.mark.usefixtures("reach")
+def test_a_lease_is_given_up_also_when_its_last_renewal_was_not_heard_of(namespace):
+    async def test():
+        async with Api() as api:
+            lease = a_lease(api, namespace, "me")
+            await lease.acquire()
+            path = paths.leases(namespace, "test")
+            renewed = await api.call("GET", path)
+            renewed["spec"]["renewTime"] = "2099-01-01T00:00:00.000000Z"
+            await api.call("PUT", path, body=renewed)
+            await lease.release()
+            assert (await api.call("GET", path))["spec"]["holderIdentity"] == ""
 
     asyncio.run(test())
 
