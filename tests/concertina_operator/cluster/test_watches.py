@@ -11,7 +11,7 @@ from aiohttp import web
 from concertina_operator.cluster.client import Api
 from concertina_operator.cluster.credentials import Credentials
 from concertina_operator.cluster.metrics import Metrics
-from concertina_operator.cluster.reflector import Reflector
+from concertina_operator.cluster.reflector import SHORTEST_WATCH_SECONDS, Reflector
 from concertina_operator.cluster.shell import Shell
 from concertina_operator.cluster.store import Key, Store
 from tests.cluster.certificates import write_kubeconfig
@@ -137,6 +137,7 @@ def test_a_restored_state_is_believed_although_its_versions_are_lower():
     asyncio.run(test())
 
 
+HOUR = 3600
 VERBS = ["get", "list", "watch", "patch", "create"]
 
 
@@ -159,7 +160,7 @@ def groups(**versions):
 
 
 class EmptyCluster:
-    """Has no objects. Watches end after a second; those of one kind never say a word instead."""
+    """Has no objects. Watches end after a second; those of one kind after so many instead."""
 
     kinds = {
         "/api": {"versions": ["v1"]},
@@ -172,8 +173,11 @@ class EmptyCluster:
     }
     """What kopf asks for before it watches."""
 
-    def __init__(self, *, frozen):
-        self.frozen = frozen
+    def __init__(self, *, odd, seconds):
+        self.odd = odd
+        self.seconds = seconds
+        self.odd_ones = 0
+        """Watches of that kind so far."""
 
     async def answer(self, request):
         if "watch" not in request.query:
@@ -181,29 +185,34 @@ class EmptyCluster:
             return web.json_response(self.kinds.get(request.path, nothing))
         response = web.StreamResponse()
         await response.prepare(request)
-        is_frozen = request.path.endswith(f"/{self.frozen}")
-        await asyncio.sleep(3600 if is_frozen else float(request.query["timeoutSeconds"]))
+        seconds = float(request.query["timeoutSeconds"])
+        if request.path.endswith(f"/{self.odd}"):
+            self.odd_ones += 1
+            seconds = self.seconds
+        await asyncio.sleep(seconds)
         return response
 
 
 @pytest.mark.parametrize(
-    "frozen",
+    ("odd", "seconds"),
     [
-        pytest.param("", id="none"),
-        pytest.param("adaptivetrainingjobs", id="of the jobs"),
-        pytest.param("trainingreports", id="of the reports"),
+        pytest.param("", 1, id="none"),
+        pytest.param("adaptivetrainingjobs", HOUR, id="of the jobs says nothing"),
+        pytest.param("adaptivetrainingjobs", 0, id="of the jobs is cut off at once"),
+        pytest.param("trainingreports", HOUR, id="of the reports says nothing"),
     ],
 )
-def test_silence_is_that_of_a_watch_that_never_says_a_word(frozen, monkeypatch, tmp_path):
+def test_silence_is_that_of_the_watch_that(odd, seconds, monkeypatch, tmp_path):
     for module in ("client", "jobs"):
         monkeypatch.setattr(f"concertina_operator.cluster.{module}.WATCH_SECONDS", 1)
+    cluster = EmptyCluster(odd=odd, seconds=seconds)
     kubeconfig = tmp_path / "kubeconfig"
     monkeypatch.setenv("CONCERTINA_KUBECONFIG", str(kubeconfig))
 
     async def test():
         async with (
             asyncio.timeout(60),
-            listening(EmptyCluster(frozen=frozen).answer) as url,
+            listening(cluster.answer) as url,
             Api() as api,
         ):
             write_kubeconfig(kubeconfig, cluster={"server": url}, user={})
@@ -211,11 +220,12 @@ def test_silence_is_that_of_a_watch_that_never_says_a_word(frozen, monkeypatch, 
             running = asyncio.create_task(shell.run())
             await shell.synced()
             began, silence = time.monotonic(), 0.0
-            while silence < 5 if frozen else time.monotonic() - silence < began + 3:
+            while silence < 5 if odd else time.monotonic() - silence < began + 3:
                 await asyncio.sleep(0.05)
                 await api.call("GET", "/lease")
                 silence = shell.silent_seconds(succeeded_at=api.succeeded_at)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+            assert cluster.odd_ones <= 1 + (time.monotonic() - began) / SHORTEST_WATCH_SECONDS
 
     asyncio.run(test())
