@@ -90,6 +90,20 @@ def test_workers_hear_that_a_deletion_grants_less_time_than_usual(settings):
     assert notices.read().deadline == 1018
 
 
+def test_workers_that_are_not_warm_are_ended_at_once_and_have_not_failed(settings):
+    leave = Leave(120)
+    pod = a_pod(settings, leave=leave)
+    pod.begin()
+    pod.turn(now=0)
+    assert not pod.must_end(now=0)
+
+    leave.order(now=0)
+
+    assert pod.must_end(now=0)
+    pod.close(now=0)
+    assert (a_report(settings).leaving, a_report(settings).phase) == (True, PodPhase.STARTING)
+
+
 def test_a_member_that_does_not_answer_is_reported_while_the_workers_train(settings):
     tally, reach = Tally(), Reach(answers=lambda _: False, training_seconds=0.01)
     pod = a_pod(settings, tally, reach)

@@ -220,7 +220,7 @@ class Pod:
                 leaving=self._leave.deadline is not None,
                 suspects=self._reach.suspects,
                 failure=self._failure,
-                given_up=self._given_up,
+                given_up=self._given_up and not self.leaves_nothing,
             ),
             now=datetime.now(UTC),
         )
