@@ -1,7 +1,11 @@
 """One cluster with one operator for all tests of this folder."""
 
+from contextlib import closing
+
 import pytest
 
+from concertina_api.v1alpha1 import API_VERSION
+from concertina_operator.cluster import paths
 from tests.cluster.fixtures import required_or_skipped
 from tests.e2e.kubelet.operators import Operator, install
 
@@ -16,3 +20,21 @@ def operator(node_cluster, tmp_path_factory):
     operator.start()
     yield operator
     operator.kill()
+
+
+@pytest.fixture(scope="session")
+def collector(node_cluster, operator):
+    """The garbage collector, which ends a job's pods, knows jobs: in a new cluster after a while.
+
+    Twice a minute it looks for kinds that it does not know yet.
+    """
+    owner = {"apiVersion": API_VERSION, "kind": "AdaptiveTrainingJob", "name": "x", "uid": "x"}
+    orphan = {
+        "apiVersion": API_VERSION,
+        "kind": "TrainingMembership",
+        "metadata": {"name": "orphan", "ownerReferences": [owner]},
+        "spec": {"round": 0},
+    }
+    with closing(node_cluster.admin()) as api:
+        api.create(paths.memberships("default"), orphan)
+        api.wait_gone(paths.memberships("default", "orphan"), seconds=120)
