@@ -41,7 +41,7 @@ class Decisions:
         self._dry_runs = DryRuns(api)
 
     async def decide(self, target: Target, *, now: datetime) -> Plan:
-        """The plan. Raises ApiError when the server could not be asked about the template."""
+        """The plan, which may first ask the server about the template."""
         job, metadata = target.job, target.job.metadata
         refused = self._refusals.of(target.uid)
         decided, verdict = await self._tried(target, refused, now=now)

@@ -16,7 +16,7 @@ from concertina_api.v1alpha1 import AdaptiveTrainingJob
 from concertina_operator.backoff import backoff
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.claims import Verdict
-from concertina_operator.cluster.client import Api, ApiError, Deposed, Throttled, Unreachable
+from concertina_operator.cluster.client import Api, ApiError
 from concertina_operator.cluster.pod import build_pod
 from concertina_operator.cluster.template import template_faults, template_hash
 
@@ -48,10 +48,7 @@ class DryRuns:
     async def verdict(
         self, job: AdaptiveTrainingJob, document: Mapping[str, Any], *, name: str, now: datetime
     ) -> Verdict | None:
-        """Whether pods can be created, tried with the free pod name `name`; None when unknown.
-
-        Raises ApiError when the server could not be asked.
-        """
+        """Whether pods can be created, tried with the free pod name `name`; None when unknown."""
         if faults := template_faults(job.spec):
             return Verdict(is_valid=False, reason="Conflict", message="; ".join(faults))
         digest = template_hash(job.spec)
@@ -90,8 +87,6 @@ class DryRuns:
         path = paths.pods(job.metadata.namespace)
         try:
             await self._api.call("POST", path, body=pod, params=_REHEARSAL)
-        except (Unreachable, Throttled, Deposed):
-            raise
         except ApiError as error:
             is_admission = any(words in error.message for words in _ADMISSION)
             if error.status not in _INVALID or is_admission:

@@ -151,7 +151,7 @@ def test_a_membership_of_somebody_else_costs_no_pods_and_no_rounds(job, api, gro
     assert "RoundPublished" not in reasons()
 
 
-def test_words_about_a_refused_membership_are_in_the_condition_of_who_waits_for_it(job):
+def test_words_about_a_refused_binding_are_in_the_condition_of_the_pods_that_need_it(job):
     async def work(bench):
         bench.refusals.note_object(bench.uid, "RoleBinding", words="forbidden for the test")
         await bench.reconcile()
