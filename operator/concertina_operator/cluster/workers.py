@@ -70,7 +70,8 @@ class Workers:
         try:
             wait = await self._reconcile(key)
         except Deposed:
-            self._queue.done(key)
+            # A renewal that takes long comes too late for this write, and may come all the same.
+            self._queue.failed(key)
             return "Deposed"
         except ApiError as error:
             pause = self._queue.failed(key)
