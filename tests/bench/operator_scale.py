@@ -73,7 +73,8 @@ def measure_ours(plan: Plan, figures: dict[str, list[float]], *, to_the_end: boo
             now, created = Usage.of(operator.process.pid), Counters(operator)
             figures["cpu_created"].append(now.cpu_seconds - used.cpu_seconds)
             statuses = (created.calls("PATCH") - before.calls("PATCH")) / plan.num_jobs
-            fleet.wait_until_all_say(PODS_OF_A_JOB, "pods", "running")
+            says = fleet.all_say(PODS_OF_A_JOB, "pods", "running", num_jobs=plan.num_jobs)
+            asyncio.run(says)
             now, told = Usage.of(operator.process.pid), Counters(operator)
             figures["cpu_told"].append(now.cpu_seconds - used.cpu_seconds)
             figures["peak"].append(now.peak_mib)
@@ -155,7 +156,7 @@ async def _live(
         crews = Crews(api, label="job")
         await crews.join()
         figures["round"] += crews.round_seconds
-        await asyncio.to_thread(fleet.wait_until_all_say, PODS_OF_A_JOB, "worldSize")
+        await fleet.all_say(PODS_OF_A_JOB, "worldSize", num_jobs=plan.num_jobs)
         training = asyncio.create_task(crews.progress())
         before, used = Counters(operator), Usage.of(operator.process.pid)
         started = time.monotonic()
