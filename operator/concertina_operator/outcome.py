@@ -108,7 +108,7 @@ def failures(
     while nobody trains, and once per attempt (an attempt ends at `not_before`).
     """
     present = tuple(standings)
-    start = _renewed(before, step=step)
+    start = _forgiving(_renewed(before, step=step), present, membership)
     found = tuple(_found(present, membership, seen=start.uids))
     if not found:
         return FailureNews(count=start)
@@ -161,6 +161,21 @@ def _renewed(before: FailureCount, *, step: int) -> FailureCount:
     return before
 
 
+def _forgiving(
+    before: FailureCount, standings: tuple[Standing, ...], membership: Membership | None
+) -> FailureCount:
+    """The count that knows the failures of who leaves: they are none after it has left, either."""
+    leaving = {member.uid for member in membership.leaving} if membership else set()
+    keys = (
+        _key(standing, failure)
+        for standing in standings
+        if standing.pod.uid in leaving and (failure := _failure_of(standing, None, membership))
+    )
+    if not (new := tuple(key for key in keys if key not in before.uids)):
+        return before
+    return before.model_copy(update={"uids": _remembered((*before.uids, *new), standings)})
+
+
 def _found(
     standings: Iterable[Standing], membership: Membership | None, *, seen: tuple[str, ...]
 ) -> Iterable[FoundFailure]:
@@ -172,9 +187,14 @@ def _found(
         failure = _failure_of(standing, by_uid.get(standing.pod.uid), membership)
         if failure is None:
             continue
-        key = f"{standing.pod.uid}.{failure.incarnation}"[:64]
+        key = _key(standing, failure)
         if key not in seen:
             yield FoundFailure(pod=standing.pod.name, key=key, failure=failure)
+
+
+def _key(standing: Standing, failure: Failure) -> str:
+    """Names a failure, so that it counts once."""
+    return f"{standing.pod.uid}.{failure.incarnation}"[:64]
 
 
 def _failure_of(

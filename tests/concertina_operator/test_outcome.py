@@ -171,6 +171,13 @@ def test_a_leaving_pod_may_exit_with_any_code():
     assert news([a_standing(pod={"exit_code": 1})], membership=membership).count.count == 0
 
 
+def test_what_a_pod_did_while_it_left_does_not_count_in_the_round_after_that_either():
+    gone_wrong = [a_standing(phase=PodPhase.FAILED, failure=a_failure())]
+    left = news(gone_wrong, membership=a_membership(2, leaving=(a_member(0),)))
+    later = news(gone_wrong, membership=a_membership(3), before=left.count)
+    assert (later.count.count, later.found) == (0, ())
+
+
 @pytest.mark.parametrize(
     ("code", "want_cause", "want_permanent"),
     [
