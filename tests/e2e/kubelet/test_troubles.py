@@ -13,6 +13,8 @@ from tests.tasks import job_document
 
 KEPT_SECONDS = 60.0
 ABSENT_IMAGE = "localhost/absent:1"
+PULL_DEADLINE_SECONDS = 30
+"""Longer than a pod needs to start."""
 
 
 @pytest.fixture
@@ -20,6 +22,7 @@ def folder(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.usefixtures("collector")
 def test_a_job_deleted_in_the_middle_of_a_resize_leaves_nothing(node_cluster, operator, folder):
     with applied(node_cluster, operator, folder, growing()) as run:
         run.wait_steps()
@@ -50,6 +53,7 @@ def test_an_operator_killed_in_the_middle_of_a_resize_is_missed_by_nobody(
 
 
 @pytest.mark.matrix
+@pytest.mark.usefixtures("collector")
 def test_operator_job_and_namespace_can_go_in_this_order(node_cluster, operator, folder):
     with applied(node_cluster, operator, folder, growing()) as run:
         run.wait_steps(3, workers=2)
@@ -114,12 +118,30 @@ def test_a_task_that_raises_fails_the_job_in_its_own_words(node_cluster, operato
         assert "the task fails at step 3" in run.condition("Failed")["message"]
 
 
+@pytest.mark.matrix
+def test_a_job_whose_image_cannot_be_pulled_says_so_and_trains_once_it_can(
+    node_cluster, operator, folder
+):
+    document = growing(
+        pods={"min": 1, "max": 1}, scaling={"readyDeadlineSeconds": PULL_DEADLINE_SECONDS}
+    )
+    with applied(node_cluster, operator, folder, document, change=_with_absent_image) as run:
+        run.wait(
+            lambda: ABSENT_IMAGE in run.condition("PodsReady").get("message", ""),
+            "the kubelet's words about the only pod",
+        )
+        run.edit(pods={"template": template(folder)})
+        run.wait_steps()
+        run.finish()
+        assert run.status().get("failures", {}).get("count", 0) == 0
+
+
 def test_pods_that_cannot_start_do_not_stop_the_others(node_cluster, operator, folder):
     document = growing(pods={"min": 1, "max": 1})
     with applied(node_cluster, operator, folder, document) as run:
         run.wait_steps(5)
         changed = template(folder)
-        changed["spec"]["containers"][0]["image"] = ABSENT_IMAGE
+        _with_absent_image(changed["spec"])
         run.edit(pods={"max": 2, "template": changed})
         run.wait(
             lambda: ABSENT_IMAGE in run.condition("PodsReady").get("message", ""),
@@ -145,3 +167,8 @@ def _in_host_network(pod: dict[str, Any]) -> None:
 def _always_ready(pod: dict[str, Any]) -> None:
     (trainer,) = pod["containers"]
     trainer["readinessProbe"] = {"exec": {"command": ["/usr/bin/true"]}, "periodSeconds": 1}
+
+
+def _with_absent_image(pod: dict[str, Any]) -> None:
+    (trainer,) = pod["containers"]
+    trainer["image"] = ABSENT_IMAGE
