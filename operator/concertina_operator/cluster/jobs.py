@@ -24,6 +24,7 @@ from concertina_operator.cluster.reflector import PAGE, SHORTEST_WATCH_SECONDS
 from concertina_operator.cluster.store import Key, key_of, version_of
 
 RESYNC_SECONDS: Final = 600.0
+_RETRY_SECONDS: Final = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +60,9 @@ async def resync_jobs(api: Api, watched: Watched, *, namespace: str | None) -> N
 class JobWatch:
     """kopf's watch of the jobs."""
 
-    def __init__(self, watched: Watched, *, namespace: str | None) -> None:
+    def __init__(self, api: Api, watched: Watched, *, namespace: str | None) -> None:
         """`namespace` None watches all of them."""
+        self._api = api
         self._watched = watched
         self._namespace = namespace
         self.heard_at = float("inf")
@@ -74,6 +76,7 @@ class JobWatch:
             self._hear()
             loop.call_soon_threadsafe(self._watched.job_event, kind, document)
 
+        await _until_announced(self._api)
         self._hear()
         thread = asyncio.create_task(
             asyncio.to_thread(_run_kopf, take, self._hear, self._namespace, stop)
@@ -86,6 +89,24 @@ class JobWatch:
 
     def _hear(self) -> None:
         self.heard_at = time.monotonic()
+
+
+async def _until_announced(api: Api) -> None:
+    """Waits until the server tells of the jobs' resource: it serves a new one before that.
+
+    kopf asks only once what there is, and would watch nothing for ever.
+    """
+    while True:
+        try:
+            groups = await api.call("GET", "/apis")
+            version = await api.call("GET", f"/apis/{paths.GROUP}/{paths.VERSION}")
+        except ApiError as error:
+            _log.warning("the server does not tell what it serves: %s", error)
+        else:
+            is_group_told = any(group["name"] == paths.GROUP for group in groups["groups"])
+            if is_group_told and any(kind["name"] == paths.JOBS for kind in version["resources"]):
+                return
+        await asyncio.sleep(_RETRY_SECONDS)
 
 
 def _run_kopf(

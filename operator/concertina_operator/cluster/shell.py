@@ -96,7 +96,7 @@ class Shell:
             page=REPORTS_PAGE,
         )
         self._reflectors: tuple[Reflector[Any], ...] = (pods, memberships, reports)
-        self._job_watch = JobWatch(watched, namespace=namespace)
+        self._job_watch = JobWatch(api, watched, namespace=namespace)
         refusals = Refusals()
         self._events = Events(api, instance=instance, metrics=metrics)
         hands = Hands(

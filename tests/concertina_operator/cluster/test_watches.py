@@ -178,10 +178,15 @@ class EmptyCluster:
         self.seconds = seconds
         self.odd_ones = 0
         """Watches of that kind so far."""
+        self.unannounced = 0
+        """How often it is yet to be asked until it tells of the jobs' resource."""
 
     async def answer(self, request):
         if "watch" not in request.query:
             nothing = {"metadata": {"resourceVersion": "5"}, "items": []}
+            if request.path == "/apis" and self.unannounced:
+                self.unannounced -= 1
+                return web.json_response(groups(**{"apiextensions.k8s.io": "v1"}))
             return web.json_response(self.kinds.get(request.path, nothing))
         response = web.StreamResponse()
         await response.prepare(request)
@@ -206,6 +211,7 @@ def test_silence_is_that_of_the_watch_that(odd, seconds, monkeypatch, tmp_path):
     for module in ("client", "jobs"):
         monkeypatch.setattr(f"concertina_operator.cluster.{module}.WATCH_SECONDS", 1)
     cluster = EmptyCluster(odd=odd, seconds=seconds)
+    cluster.unannounced = 2
     kubeconfig = tmp_path / "kubeconfig"
     monkeypatch.setenv("CONCERTINA_KUBECONFIG", str(kubeconfig))
 
