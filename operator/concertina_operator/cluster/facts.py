@@ -35,7 +35,7 @@ from concertina_operator.cluster.template import (
 from concertina_operator.observed import Observed, Phase, PodFacts
 
 MAX_REPORT_BYTES: Final = 16 * 1024
-MAX_ENDING: Final = 256
+MAX_ENDING: Final = 400
 """Characters; a container may write 4 KiB about its end."""
 _QUIET_ENDS: Final = frozenset({"Completed", "Error"})
 """Reasons that say no more than the exit code."""
