@@ -133,7 +133,9 @@ class Hands:
         if self._bindings is not None:
             words = await self._bindings.ensure(target.namespace, now=self._clock())
             self._note(BINDING, target, deeds, words=words)
-        pod = build_pod(target.document, target.job.spec, name=names[0])
+        pod = build_pod(
+            target.document, target.job.spec, name=names[0], newest_round=target.newest_round
+        )
         left, number = list(names), 1
         while left:
             batch, left = left[:number], left[number:]

@@ -27,11 +27,18 @@ _FIELDS: Final = {
 
 
 def environment(
-    job: Mapping[str, Any], spec: JobSpec, *, grace_seconds: int, metrics_port: int
+    job: Mapping[str, Any],
+    spec: JobSpec,
+    *,
+    grace_seconds: int,
+    metrics_port: int,
+    newest_round: int = 0,
 ) -> list[dict[str, Any]]:
     """The variables of the trainer container, as a container's `env`.
 
-    `job` is the job's API object; `metrics_port` 0 serves none.
+    `job` is the job's API object; `metrics_port` 0 serves none. `newest_round` is that of the
+    membership, 0 when there is none yet: a pod that finds none after one knows that the job is gone,
+    even if it was told to end before it could listen.
     """
     values = {
         "SPEC": job_document(job, spec),
@@ -39,6 +46,7 @@ def environment(
         "RUN_DIR": RUN_PATH,
         "GRACE_SECONDS": str(grace_seconds),
         "METRICS_PORT": str(metrics_port),
+        "ROUND": str(newest_round),
     }
     fields = [
         {"name": f"{PREFIX}{name}", "valueFrom": {"fieldRef": {"fieldPath": path}}}

@@ -65,8 +65,13 @@ _SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - where POSIX shared memory is
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 
 
-def build_pod(job: Mapping[str, Any], spec: JobSpec, *, name: str) -> dict[str, Any]:
-    """The pod object to create; `job` is the job's API object. Raises InvalidJob for any fault."""
+def build_pod(
+    job: Mapping[str, Any], spec: JobSpec, *, name: str, newest_round: int = 0
+) -> dict[str, Any]:
+    """The pod object to create; `job` is the job's API object. Raises InvalidJob for any fault.
+
+    `newest_round`: see `environment`.
+    """
     if faults := template_faults(spec):
         raise InvalidJob("; ".join(faults))
     template = read_template(spec)
@@ -87,7 +92,9 @@ def build_pod(job: Mapping[str, Any], spec: JobSpec, *, name: str) -> dict[str, 
     for container in pod["containers"]:
         if container["name"] == trainer.name:
             left = grace_after_hook(grace, lifecycle=trainer.lifecycle)
-            variables = environment(job, spec, grace_seconds=left, metrics_port=port)
+            variables = environment(
+                job, spec, grace_seconds=left, metrics_port=port, newest_round=newest_round
+            )
             container["env"] = [*variables, *container.get("env", [])]
             mounts = (mount for _, mount in volumes)
             container["volumeMounts"] = [*container.get("volumeMounts", []), *mounts]

@@ -27,6 +27,14 @@ class Target:
         return self.job.metadata.namespace
 
     @property
+    def newest_round(self) -> int:
+        """Of the job's own membership as it is stored; 0 when there is none."""
+        stored = self.membership
+        if stored is None or stored.owner != self.uid or stored.membership is None:
+            return 0
+        return stored.membership.round
+
+    @property
     def uid(self) -> str:
         """Owner of its objects."""
         return self.job.metadata.uid

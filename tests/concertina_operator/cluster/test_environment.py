@@ -30,7 +30,7 @@ def test_the_kubelet_finds_nothing_to_replace_in_the_document() -> None:
 
 
 def test_facts_of_the_pod_come_by_downward_api_and_the_rest_as_values() -> None:
-    variables = environment(JOB, a_spec(), grace_seconds=45, metrics_port=0)
+    variables = environment(JOB, a_spec(), grace_seconds=45, metrics_port=0, newest_round=7)
     fields = {
         variable["name"]: variable["valueFrom"]["fieldRef"]["fieldPath"]
         for variable in variables
@@ -50,4 +50,5 @@ def test_facts_of_the_pod_come_by_downward_api_and_the_rest_as_values() -> None:
         "CONCERTINA_RUN_DIR": "/run/concertina",
         "CONCERTINA_GRACE_SECONDS": "45",
         "CONCERTINA_METRICS_PORT": "0",
+        "CONCERTINA_ROUND": "7",
     }

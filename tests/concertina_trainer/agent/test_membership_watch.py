@@ -53,6 +53,12 @@ def until_watches(kubernetes, count):
     wait_for(lambda: len(watches(kubernetes)) >= count, lambda: f"{count} watches")
 
 
+def test_none_at_the_start_means_that_the_job_is_gone_where_there_was_one(api):
+    with watching(api, is_due=True) as source:
+        wait_for(source.gone, lambda: "it waits for a first one")
+        assert source.latest() is None
+
+
 def test_the_newest_membership_is_known_from_its_first_to_its_deletion(source, kubernetes):
     until_watches(kubernetes, 1)
     assert source.latest() is None

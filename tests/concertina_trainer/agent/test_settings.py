@@ -67,6 +67,7 @@ def test_everything_can_be_said(environment):
             "CONCERTINA_HOST": "tiny-0.tiny",
             "CONCERTINA_METRICS_PORT": "9400",
             "CONCERTINA_GRACE_SECONDS": "0.5",
+            "CONCERTINA_ROUND": "7",
             "CONCERTINA_MAILBOX": "/mailbox",
         }
     )
@@ -74,6 +75,7 @@ def test_everything_can_be_said(environment):
     assert settings.host == "tiny-0.tiny"
     assert settings.metrics_port == 9400
     assert settings.grace_seconds == 0.5
+    assert settings.newest_round == 7
     assert settings.mailbox == Path("/mailbox")
 
 

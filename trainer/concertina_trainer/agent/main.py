@@ -123,7 +123,8 @@ def _source(settings: Settings) -> MembershipSource:
     if isinstance(settings.channel, Files):
         return MembershipFile(settings.channel.membership)
     job = settings.job.metadata
-    return MembershipWatch(ApiServer(settings.channel), job.name, uid=job.uid)
+    api, is_due = ApiServer(settings.channel), settings.newest_round > 0
+    return MembershipWatch(api, job.name, uid=job.uid, is_due=is_due)
 
 
 def _sink(channel: Channel) -> ReportSink:

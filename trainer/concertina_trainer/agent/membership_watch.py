@@ -42,14 +42,19 @@ class MembershipWatch:
         job: str,
         *,
         uid: str = "",
+        is_due: bool = False,
         retry: Retry | None = None,
         watch_seconds: float = WATCH_SECONDS,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
-        """`uid` is that of the job, which owns its membership; another of the name is none."""
+        """`uid` is that of the job, which owns its membership; another of the name is none.
+
+        `is_due`: there was one before, so that none now means that it is gone.
+        """
         self._api = api
         self._name = job
         self._uid = uid
+        self._is_due = is_due
         self._object_uid = ""
         """Of the membership that was believed last."""
         self._retry = retry or Retry()
@@ -125,7 +130,7 @@ class MembershipWatch:
             document = {}
         if self._is_ours(document):
             self._believe(document)
-        elif self._latest is not None:  # else the first is yet to come
+        elif self._is_due or self._latest is not None:  # else the first is yet to come
             self._gone = True
 
     def _take(self, event: dict[str, Any]) -> None:

@@ -44,6 +44,8 @@ class Settings:
     mailbox: Path
     grace_seconds: float
     """Time between SIGTERM and the SIGKILL of whoever sent it."""
+    newest_round: int = 0
+    """Of the membership when this pod was made; 0 when there was none yet."""
 
     def worker_log(self, incarnation: str, local_rank: int, stream: str) -> Path:
         """Where one output stream (stdout, stderr) of a worker goes."""
@@ -68,6 +70,7 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
     mailbox = environment.get("CONCERTINA_MAILBOX") or run_dir / "pods" / pod / "mailbox"
     metrics_port = reader.number("CONCERTINA_METRICS_PORT", default=0, maximum=65535)
     grace = reader.number("CONCERTINA_GRACE_SECONDS", default=DEFAULT_GRACE_SECONDS, maximum=10**6)
+    newest_round = reader.number("CONCERTINA_ROUND", default=0, maximum=2**53)
     reader.refuse_mistakes()
     if manifest is None:
         manifest = _write_manifest(environment["CONCERTINA_SPEC"], Path(mailbox).parent)
@@ -81,6 +84,7 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
         metrics_port=int(metrics_port),
         mailbox=Path(mailbox).absolute(),
         grace_seconds=grace,
+        newest_round=int(newest_round),
     )
 
 
