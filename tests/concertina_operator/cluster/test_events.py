@@ -13,6 +13,7 @@ from concertina_operator.cluster.events import (
     event_document,
 )
 from concertina_operator.cluster.metrics import Metrics
+from tests.concertina_operator.cluster.workbench import CountedApi
 from tests.concertina_operator.factories import at
 
 RESIZED = Event(type=EventType.NORMAL, reason="Resized", message="1 to 2 workers in 0.3 s")
@@ -89,3 +90,25 @@ def test_the_api_server_takes_events_and_has_each_once(control_plane, namespace,
     (found,) = [event for event in asyncio.run(test()) if event["regarding"]["name"] == "tiny-lm"]
     assert (found["reason"], found["note"]) == ("Resized", RESIZED.message)
     assert found["reportingInstance"] == "leader"
+
+
+def test_an_event_outlives_a_short_absence_of_the_api_server(control_plane, namespace, monkeypatch):
+    monkeypatch.setenv("CONCERTINA_KUBECONFIG", str(control_plane.kubeconfig))
+    job = JOB | {"metadata": JOB["metadata"] | {"namespace": namespace}}
+
+    async def test():
+        async with CountedApi() as api:
+            events = Events(api, instance="leader", metrics=Metrics())
+            api.lost.add("POST events")
+            events.tell(job, [RESIZED], now=at(0))
+            posting = asyncio.create_task(events.run())
+            async with asyncio.timeout(20):
+                while not api.sent["POST events"]:  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0.01)
+                api.lost.clear()
+                await events.flush()
+            posting.cancel()
+            return (await api.call("GET", paths.events(namespace)))["items"]
+
+    told = [event["reason"] for event in asyncio.run(test()) if "regarding" in event]
+    assert "Resized" in told
