@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from concertina_operator.cluster.pod import JOB_LABEL
-from tests.cluster.api import ApiFailure
+from tests.cluster.api import ApiFailure, wait_for
 from tests.cluster.fake_nodes import fake_nodes
 from tests.concertina_operator.cluster.installed import GROUP
 from tests.concertina_operator.cluster.jobs import a_job
@@ -133,6 +133,11 @@ def test_an_operator_replaces_what_a_budget_lets_go_and_keeps_what_it_holds(trai
         api.patch(f"{budget}/{name}", {"spec": {"minAvailable": 1}})
         api.wait(f"{budget}/{name}", healthy(1), "nothing may go")
         evict(api, pod)
-        api.wait(pod, lambda found: found["metadata"]["uid"] != before, "not replaced")
+
+        def replaced():
+            uids = [found["metadata"]["uid"] for found in trainers.pods().values()]
+            return before not in uids and len(uids) == 2
+
+        wait_for(replaced, lambda: f"{list(trainers.pods())} are there")
         api.wait(f"{budget}/{name}", healthy(1), "the new pod is not counted")
     api.delete(f"{budget}/{name}")
