@@ -10,7 +10,7 @@ from concertina_operator.actions import Event, EventType
 from concertina_operator.arbitration import Verdict
 from concertina_operator.conditions import Claim
 from concertina_operator.departures import InForce
-from concertina_operator.outcome import described
+from concertina_operator.failures import described
 from concertina_operator.pods import PodChanges
 from concertina_operator.rounds import NextRound
 from concertina_operator.situation import Situation

@@ -1,35 +1,17 @@
-"""Decides whether a job has completed or failed. Called by plan.py.
+"""Decides how far a job is from its end. Called by plan.py.
 
 Pure: no I/O, no clock. Completed: a leader reports that the run is finished and every member of
-the last round ended with 0; without such a report, all members ended with 0. A failure is counted
-once per round, whoever it was that fell over first; what was not seen (a pod that is gone, a node
-that died) is not counted, and a pod that leaves may exit with any code. A pod that ends before any
-round has named it is a failure too, so that the next one is not created at once; it counts when
-its own containers failed.
+the last round ended with 0; without such a report, all members ended with 0.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
-from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import (
-    Failure,
-    FailureCause,
-    FailureCount,
-    Member,
     Membership,
     PodPhase,
 )
 from concertina_operator.acceptance import Standing
-
-GOOD_STEPS = 1000
-"""Steps without a failure after which the count starts anew."""
-REMEMBERED = 256
-"""Rounds, and incarnations of pods that are gone, that the count remembers."""
-_NOBODYS_FAULT = (FailureCause.ROUND_TIMEOUT, FailureCause.NOT_STARTED)
-"""Causes that do not count against backoffLimit."""
 
 
 class Ending(StrEnum):
@@ -41,28 +23,6 @@ class Ending(StrEnum):
     FINISHING = "Finishing"
     """All samples are consumed; members are still exiting."""
     COMPLETED = "Completed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundFailure:
-    """A failure that has not been seen before."""
-
-    pod: str
-    key: str
-    """uid.incarnation, so that a restarted pod can fail again."""
-    failure: Failure
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailureNews:
-    """The count after this observation, and what it found."""
-
-    count: FailureCount
-    found: tuple[FoundFailure, ...] = ()
-    counted: FoundFailure | None = None
-    """The cause, when the count has risen."""
-    permanent: FoundFailure | None = None
-    """A failure that trying again cannot help."""
 
 
 def ending(membership: Membership | None, standings: Iterable[Standing]) -> Ending:
@@ -91,183 +51,6 @@ def ending(membership: Membership | None, standings: Iterable[Standing]) -> Endi
         for standing in found
     )
     return Ending.COMPLETED if silent_success else Ending.RUNNING
-
-
-def failures(
-    before: FailureCount,
-    *,
-    membership: Membership | None,
-    standings: Iterable[Standing],
-    step: int,
-    not_before: datetime | None,
-    now: datetime,
-) -> FailureNews:
-    """The failure count after what is seen now.
-
-    `step` is the newest step of the run. Pods that fail before they are in any round count only
-    while nobody trains, and once per attempt (an attempt ends at `not_before`).
-    """
-    present = tuple(standings)
-    start = _forgiving(_renewed(before, step=step), present, membership)
-    found = tuple(_found(present, membership, seen=start.uids))
-    if not found:
-        return FailureNews(count=start)
-    ordered = sorted(found, key=_precedence)
-    permanent = next((entry for entry in ordered if entry.failure.permanent), None)
-    trains = _anyone_trains(membership, present)
-    is_new_attempt = not trains and (not_before is None or now >= not_before)
-    counted = next(
-        (
-            entry
-            for entry in ordered
-            if entry.failure.cause not in _NOBODYS_FAULT
-            and (entry.failure.round not in start.rounds if entry.failure.round else is_new_attempt)
-        ),
-        None,
-    )
-    rounds = {counted.failure.round} - {0} if counted else set()
-    count = start.model_copy(
-        update={
-            "count": start.count + (counted is not None),
-            "rounds": tuple(sorted({*start.rounds, *rounds}))[-REMEMBERED:],
-            "uids": _remembered((*start.uids, *(entry.key for entry in found)), present),
-            "good_step": step if counted else start.good_step,
-            "message": described(counted) if counted else start.message,
-        }
-    )
-    return FailureNews(count=count, found=found, counted=counted, permanent=permanent)
-
-
-def described(found: FoundFailure) -> str:
-    """One sentence: who failed, where, and why."""
-    failure = found.failure
-    where = f" as rank {failure.rank} of round {failure.round}" if failure.rank >= 0 else ""
-    detail = f": {failure.message}" if failure.message else ""
-    return f"{found.pod} failed{where} ({failure.cause.value}){detail}"[:512]
-
-
-def _remembered(keys: tuple[str, ...], present: Iterable[Standing]) -> tuple[str, ...]:
-    """The newest keys, and all of the pods that are there, which would be found again."""
-    uids = {standing.pod.uid for standing in present}
-    newest = len(keys) - REMEMBERED
-    return tuple(
-        key for number, key in enumerate(keys) if number >= newest or key.rpartition(".")[0] in uids
-    )
-
-
-def _renewed(before: FailureCount, *, step: int) -> FailureCount:
-    if before.count and step - before.good_step >= GOOD_STEPS:
-        return before.model_copy(update={"count": 0, "good_step": step, "message": ""})
-    return before
-
-
-def _forgiving(
-    before: FailureCount, standings: tuple[Standing, ...], membership: Membership | None
-) -> FailureCount:
-    """The count that knows the failures of who leaves: they are none after it has left, either."""
-    leaving = {member.uid for member in membership.leaving} if membership else set()
-    keys = (
-        _key(standing, failure)
-        for standing in standings
-        if standing.pod.uid in leaving and (failure := _failure_of(standing, None, membership))
-    )
-    if not (new := tuple(key for key in keys if key not in before.uids)):
-        return before
-    return before.model_copy(update={"uids": _remembered((*before.uids, *new), standings)})
-
-
-def _found(
-    standings: Iterable[Standing], membership: Membership | None, *, seen: tuple[str, ...]
-) -> Iterable[FoundFailure]:
-    by_uid = _members_by_uid(membership)
-    leaving = {member.uid for member in membership.leaving} if membership else set()
-    for standing in standings:
-        if standing.is_leaving or standing.pod.uid in leaving:
-            continue
-        failure = _failure_of(standing, by_uid.get(standing.pod.uid), membership)
-        if failure is None:
-            continue
-        key = _key(standing, failure)
-        if key not in seen:
-            yield FoundFailure(pod=standing.pod.name, key=key, failure=failure)
-
-
-def _key(standing: Standing, failure: Failure) -> str:
-    """Names a failure, so that it counts once."""
-    return f"{standing.pod.uid}.{failure.incarnation}"[:64]
-
-
-def _failure_of(
-    standing: Standing, member: Member | None, membership: Membership | None
-) -> Failure | None:
-    """What the pod reports, else what its exit code or its end says."""
-    report, pod = standing.report, standing.pod
-    if report is not None and report.failure is not None:
-        return report.failure
-    if pod.exit_code and not pod.disrupted:
-        return _bad_exit(standing, pod.exit_code, member, membership)
-    if not pod.ended or not _is_new(standing, membership):
-        return None
-    end = "it ended" if pod.exit_code is None else f"it ended with code {pod.exit_code}"
-    return Failure(
-        round=0,
-        incarnation=report.incarnation if report else "unreported",
-        cause=FailureCause.EXIT_CODE if pod.setup_failed else FailureCause.NOT_STARTED,
-        message=(pod.ending or f"{end} before it was in a round")[:512],
-    )
-
-
-def _bad_exit(
-    standing: Standing, code: int, member: Member | None, membership: Membership | None
-) -> Failure:
-    incarnation = standing.incarnation or "unreported"
-    is_mistake = code == InvalidJob.exit_code
-    by_signal = FailureCause.SIGNAL if code < 0 or code > 128 else FailureCause.EXIT_CODE
-    told = f"exit code {code}"
-    return Failure(
-        round=membership.round if membership and member else 0,
-        incarnation=member.incarnation if member else incarnation,
-        cause=FailureCause.INVALID_JOB if is_mistake else by_signal,
-        message=(f"{told}: {standing.pod.ending}" if standing.pod.ending else told)[:512],
-        permanent=is_mistake,
-    )
-
-
-def _is_new(standing: Standing, membership: Membership | None) -> bool:
-    """Whether no round has named the pod, as far as is known."""
-    listed = (*membership.members, *membership.leaving, *membership.lost) if membership else ()
-    was_in_a_round = standing.report is not None and standing.report.round > 0
-    is_over = standing.has_phase(PodPhase.LEFT, PodPhase.FINISHED)
-    return not (was_in_a_round or is_over or standing.pod.uid in {one.uid for one in listed})
-
-
-def _precedence(found: FoundFailure) -> tuple[bool, bool, bool, int, str]:
-    """The first failing rank is the cause; those that lost their peer come after."""
-    failure = found.failure
-    return (
-        not failure.permanent,
-        failure.cause in _NOBODYS_FAULT,
-        failure.rank < 0,
-        failure.rank,
-        found.pod,
-    )
-
-
-def _anyone_trains(membership: Membership | None, standings: Iterable[Standing]) -> bool:
-    by_uid = _members_by_uid(membership)
-    return any(
-        standing.is_alive
-        and standing.pod.uid in by_uid
-        and (
-            standing.report is None
-            or standing.report.incarnation == by_uid[standing.pod.uid].incarnation
-        )
-        for standing in standings
-    )
-
-
-def _members_by_uid(membership: Membership | None) -> Mapping[str, Member]:
-    return {member.uid: member for member in membership.members} if membership else {}
 
 
 def _will_tell(leader: Standing) -> bool:

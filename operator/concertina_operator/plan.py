@@ -15,8 +15,9 @@ from concertina_operator import ledger
 from concertina_operator.actions import Action, CreatePod, DeletePod, Plan, PublishMembership
 from concertina_operator.conditions import holds
 from concertina_operator.course import Course
+from concertina_operator.failures import described
 from concertina_operator.observed import Observed
-from concertina_operator.outcome import Ending, described, ending
+from concertina_operator.outcome import Ending, ending
 from concertina_operator.running import is_below_min_for_too_long, left_alone, running
 from concertina_operator.situation import Situation, understand
 from concertina_operator.statement import events_of, status_after

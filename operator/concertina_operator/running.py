@@ -15,7 +15,7 @@ from concertina_operator.arbitration import Verdict, arbitrate, commit_limit
 from concertina_operator.backoff import AFTER_FAILURE, after_giving_back, backoff
 from concertina_operator.course import Course, in_force
 from concertina_operator.departures import InForce
-from concertina_operator.outcome import described
+from concertina_operator.failures import described
 from concertina_operator.pods import PodChanges, pod_changes
 from concertina_operator.rounds import NextRound, RoundReason, held, next_round, probed, reopened
 from concertina_operator.situation import Situation

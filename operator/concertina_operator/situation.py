@@ -12,8 +12,8 @@ from concertina_operator import ledger
 from concertina_operator.acceptance import Standing, accept_reports, known_round
 from concertina_operator.attendance import Attendance, attendance
 from concertina_operator.conditions import condition
+from concertina_operator.failures import FailureNews, failures
 from concertina_operator.observed import Observed
-from concertina_operator.outcome import FailureNews, failures
 from concertina_operator.sizing import Sizing, sizing
 
 

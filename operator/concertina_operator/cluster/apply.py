@@ -14,11 +14,12 @@ from concertina_api.v1alpha1 import Membership
 from concertina_operator.actions import Action, CreatePod, DeletePod, Plan, PublishMembership
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.bindings import TrainerBindings
-from concertina_operator.cluster.client import Api, ApiError, Conflict, NotFound, Refused
+from concertina_operator.cluster.client import Api
 from concertina_operator.cluster.deeds import Deeds
-from concertina_operator.cluster.facts import owner_of
+from concertina_operator.cluster.errors import ApiError, Conflict, NotFound, Refused
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.pod import JOB_LABEL, build_pod
+from concertina_operator.cluster.pod_facts import owner_of
 from concertina_operator.cluster.rate import Rate
 from concertina_operator.cluster.refusals import Refusals
 from concertina_operator.cluster.store import Key

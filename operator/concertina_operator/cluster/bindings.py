@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from concertina_operator.cluster import paths
-from concertina_operator.cluster.client import Api, Conflict, Refused
+from concertina_operator.cluster.client import Api
+from concertina_operator.cluster.errors import Conflict, Refused
 from concertina_operator.cluster.rights import trainer_binding
 
 _TRUSTED: Final = timedelta(seconds=60)

@@ -1,18 +1,8 @@
 """A thin client of the Kubernetes API: `Api.call` for one request, `Api.watch` for a stream.
 
 Everything that the operator says to the API server goes through here. A full client costs three
-times the CPU and brings nothing that is needed. ApiError and its children tell callers what they
-can do:
-
-ApiError
-|-- Unreachable   no answer; try again
-|-- NotFound      the object is not there
-|-- Conflict      it exists already, or it has changed since it was read
-|-- Gone          a watch cannot go on from there; list again
-|-- Refused       the server will not have it: rights, quota, admission (a webhook that does not
-|                 answer, too), or an invalid object
-|-- Throttled     the server asked to wait several times in a row; try again later
-`-- Deposed       we are no longer the leader and may write nothing
+times the CPU and brings nothing that is needed. What it raises is in
+errors.py.
 """
 
 import asyncio
@@ -24,8 +14,13 @@ from typing import Any, Final, Self
 
 import aiohttp
 
-from concertina_api.errors import ConcertinaError
 from concertina_operator.cluster.credentials import Credentials, read_credentials
+from concertina_operator.cluster.errors import (
+    Deposed,
+    Gone,
+    Unreachable,
+    error_of,
+)
 
 MERGE_PATCH: Final = "application/merge-patch+json"
 PATIENCE_SECONDS: Final = 30.0
@@ -46,56 +41,6 @@ _log = logging.getLogger(__name__)
 
 Observer = Callable[[str, int], None]
 """Told verb and status of each answer (0: none came)."""
-
-
-class ApiError(ConcertinaError):
-    """The API server refused a request, or could not be asked."""
-
-    def __init__(self, status: int, reason: str, message: str) -> None:
-        super().__init__(f"{status} {reason}: {message}")
-        self.status = status
-        self.reason = reason
-        self.message = message
-
-
-class Unreachable(ApiError):
-    """No answer came."""
-
-
-class NotFound(ApiError):
-    """404."""
-
-
-class Conflict(ApiError):
-    """409; `reason` AlreadyExists tells a taken name from a changed object."""
-
-
-class Gone(ApiError):
-    """410: the history is no longer kept; or whatever else a watch tells as its own end."""
-
-
-class Refused(ApiError):
-    """400, 403, 422 or 500, in the server's words."""
-
-
-class Throttled(ApiError):
-    """429, several times in a row."""
-
-
-class Deposed(ApiError):
-    """Nothing was sent: only the leader writes."""
-
-
-_KINDS: Final[Mapping[int, type[ApiError]]] = {
-    400: Refused,
-    403: Refused,
-    404: NotFound,
-    409: Conflict,
-    410: Gone,
-    422: Refused,
-    429: Throttled,
-    500: Refused,
-}
 
 
 class Api:
@@ -150,7 +95,7 @@ class Api:
             else:
                 break
         if status >= 400:
-            raise _error(status, content)
+            raise error_of(status, content)
         answer: dict[str, Any] = json.loads(content) if content else {}
         return answer
 
@@ -196,7 +141,7 @@ class Api:
                     content = await response.read()
                     if response.status == 429:
                         await asyncio.sleep(_pause(response.headers.get("Retry-After")))
-                    raise _error(response.status, content)
+                    raise error_of(response.status, content)
                 async for line in response.content:
                     yield _event(line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -257,15 +202,6 @@ def _event(line: bytes) -> dict[str, Any]:
         failure = event["object"]
         raise Gone(failure.get("code", 0), failure.get("reason", ""), failure.get("message", ""))
     return event
-
-
-def _error(status: int, content: bytes) -> ApiError:
-    try:
-        told = json.loads(content)
-        reason, message = str(told.get("reason", "")), str(told.get("message", ""))
-    except (ValueError, AttributeError):
-        reason, message = "", content[:200].decode(errors="replace")
-    return _KINDS.get(status, ApiError)(status, reason, message)
 
 
 def _pause(retry_after: str | None) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from concertina_operator.actions import DeletePod, Event, EventType, Plan
-from concertina_operator.cluster.client import ApiError
+from concertina_operator.cluster.errors import ApiError
 from concertina_operator.statement import POD_EVENTS, ROUND_EVENTS, pod_events
 
 

@@ -16,7 +16,8 @@ from concertina_api.v1alpha1 import AdaptiveTrainingJob
 from concertina_operator.backoff import backoff
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.claims import Verdict
-from concertina_operator.cluster.client import Api, ApiError
+from concertina_operator.cluster.client import Api
+from concertina_operator.cluster.errors import ApiError
 from concertina_operator.cluster.pod import build_pod
 from concertina_operator.cluster.template import template_faults, template_hash
 

@@ -17,7 +17,8 @@ from typing import Any, Final
 from concertina_operator.actions import Event
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.buckets import Buckets
-from concertina_operator.cluster.client import Api, ApiError, Conflict, Throttled, Unreachable
+from concertina_operator.cluster.client import Api
+from concertina_operator.cluster.errors import ApiError, Conflict, Throttled, Unreachable
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.store import key_of
 

@@ -17,8 +17,9 @@ import aiohttp
 import kopf
 
 from concertina_operator.cluster import paths
-from concertina_operator.cluster.client import WATCH_SECONDS, Api, ApiError
+from concertina_operator.cluster.client import WATCH_SECONDS, Api
 from concertina_operator.cluster.credentials import Credentials, read_credentials
+from concertina_operator.cluster.errors import ApiError
 from concertina_operator.cluster.observe import Watched
 from concertina_operator.cluster.reflector import PAGE, SHORTEST_WATCH_SECONDS
 from concertina_operator.cluster.store import Key, key_of, version_of

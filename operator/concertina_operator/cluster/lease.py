@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from concertina_operator.cluster import paths
-from concertina_operator.cluster.client import Api, ApiError, Conflict, NotFound
+from concertina_operator.cluster.client import Api
+from concertina_operator.cluster.errors import ApiError, Conflict, NotFound
 
 DURATION_SECONDS: Final = 12
 RENEW_SECONDS: Final = 8.0

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from concertina_api.v1alpha1 import AdaptiveTrainingJob
 from concertina_operator.cluster.buckets import Buckets
-from concertina_operator.cluster.facts import HeardReport, OwnedPod, StoredMembership, observed
+from concertina_operator.cluster.facts import HeardReport, StoredMembership, observed
+from concertina_operator.cluster.pod_facts import OwnedPod
 from concertina_operator.cluster.queue import Queue
 from concertina_operator.cluster.refusals import Refusal
 from concertina_operator.cluster.store import Key, Store, key_of, version_of

@@ -22,9 +22,10 @@ from concertina_operator.actions import Event, EventType, Plan
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.apply import Hands
 from concertina_operator.cluster.claims import is_managed_here, time_to_expiry
-from concertina_operator.cluster.client import MERGE_PATCH, Api, Conflict, NotFound
+from concertina_operator.cluster.client import MERGE_PATCH, Api
 from concertina_operator.cluster.decide import Decisions
 from concertina_operator.cluster.deeds import news
+from concertina_operator.cluster.errors import Conflict, NotFound
 from concertina_operator.cluster.events import Events
 from concertina_operator.cluster.facts import read_job, read_status
 from concertina_operator.cluster.metrics import Metrics

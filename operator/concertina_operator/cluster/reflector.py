@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final, Generic, TypeVar
 
-from concertina_operator.cluster.client import Api, ApiError, Gone, Throttled, Unreachable
+from concertina_operator.cluster.client import Api
+from concertina_operator.cluster.errors import ApiError, Gone, Throttled, Unreachable
 from concertina_operator.cluster.store import Key, Store, key_of, version_of
 
 T = TypeVar("T")

@@ -20,13 +20,15 @@ from typing import Any, Final
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.apply import Hands
 from concertina_operator.cluster.bindings import TrainerBindings
-from concertina_operator.cluster.client import Api, ApiError
+from concertina_operator.cluster.client import Api
+from concertina_operator.cluster.errors import ApiError
 from concertina_operator.cluster.events import Events
-from concertina_operator.cluster.facts import read_membership, read_pod, read_report
+from concertina_operator.cluster.facts import read_membership, read_report
 from concertina_operator.cluster.jobs import JobWatch, list_jobs, resync_jobs
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.observe import Watched
 from concertina_operator.cluster.pod import JOB_LABEL
+from concertina_operator.cluster.pod_facts import read_pod
 from concertina_operator.cluster.queue import Queue
 from concertina_operator.cluster.rate import Rate
 from concertina_operator.cluster.reconcile import Reconciler

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from concertina_operator.cluster.client import ApiError, Deposed
+from concertina_operator.cluster.errors import ApiError, Deposed
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.queue import Queue
 from concertina_operator.cluster.store import Key

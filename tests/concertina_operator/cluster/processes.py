@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from concertina_operator.cluster.client import Api, Unreachable
+from concertina_operator.cluster.client import Api
+from concertina_operator.cluster.errors import Unreachable
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.rights import OPERATOR, operator_rights
 from concertina_operator.cluster.shell import Shell

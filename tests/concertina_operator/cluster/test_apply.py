@@ -12,8 +12,8 @@ from concertina_operator.actions import CreatePod, DeletePod, Plan, PublishMembe
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.apply import CREATIONS
 from concertina_operator.cluster.bindings import TrainerBindings
-from concertina_operator.cluster.client import Refused
 from concertina_operator.cluster.credentials import Credentials
+from concertina_operator.cluster.errors import Refused
 from tests.cluster.api import Api, wait_for
 from tests.concertina_operator.cluster.listening import listening
 from tests.concertina_operator.cluster.processes import operator_kubeconfig

@@ -5,8 +5,9 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from concertina_operator.cluster.client import (
-    Api,
+from concertina_operator.cluster.client import Api
+from concertina_operator.cluster.credentials import Credentials
+from concertina_operator.cluster.errors import (
     ApiError,
     Conflict,
     Deposed,
@@ -16,7 +17,6 @@ from concertina_operator.cluster.client import (
     Throttled,
     Unreachable,
 )
-from concertina_operator.cluster.credentials import Credentials
 
 
 class Server:

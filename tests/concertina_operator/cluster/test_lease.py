@@ -4,7 +4,8 @@ import os
 import pytest
 
 from concertina_operator.cluster import paths
-from concertina_operator.cluster.client import Api, Deposed
+from concertina_operator.cluster.client import Api
+from concertina_operator.cluster.errors import Deposed
 from concertina_operator.cluster.lease import (
     DURATION_SECONDS,
     LOOK_SECONDS,

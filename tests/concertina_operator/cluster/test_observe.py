@@ -2,8 +2,9 @@ import asyncio
 
 import pytest
 
-from concertina_operator.cluster.facts import HeardReport, OwnedPod
+from concertina_operator.cluster.facts import HeardReport
 from concertina_operator.cluster.observe import REPORTS_BURST, Watched
+from concertina_operator.cluster.pod_facts import OwnedPod
 from concertina_operator.cluster.queue import Queue
 from concertina_operator.cluster.refusals import Refusals
 from concertina_operator.cluster.store import Key

@@ -10,7 +10,8 @@ from contextlib import ExitStack, aclosing, closing
 
 import pytest
 
-from concertina_operator.cluster.client import Api, ApiError, Gone
+from concertina_operator.cluster.client import Api
+from concertina_operator.cluster.errors import ApiError, Gone
 from concertina_operator.cluster.install import trainer_objects
 from tests.cluster.api import ApiFailure, wait_for
 from tests.cluster.fixtures import (

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from concertina_operator.cluster.client import Unreachable
+from concertina_operator.cluster.errors import Unreachable
 from tests.concertina_operator.cluster.refusing import quota
 from tests.concertina_operator.cluster.trainers import a_trained_job
 from tests.concertina_operator.cluster.workbench import CountedApi, Workbench

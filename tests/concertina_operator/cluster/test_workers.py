@@ -1,7 +1,7 @@
 import asyncio
 from datetime import timedelta
 
-from concertina_operator.cluster.client import Conflict, Deposed
+from concertina_operator.cluster.errors import Conflict, Deposed
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.queue import Queue
 from concertina_operator.cluster.store import Key

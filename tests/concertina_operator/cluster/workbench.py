@@ -11,11 +11,13 @@ from typing import Any
 
 from concertina_operator.cluster.apply import Hands
 from concertina_operator.cluster.bindings import TrainerBindings
-from concertina_operator.cluster.client import Api, Unreachable
+from concertina_operator.cluster.client import Api
+from concertina_operator.cluster.errors import Unreachable
 from concertina_operator.cluster.events import Events
-from concertina_operator.cluster.facts import read_job, read_membership, read_pod
+from concertina_operator.cluster.facts import read_job, read_membership
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.observe import Watched
+from concertina_operator.cluster.pod_facts import read_pod
 from concertina_operator.cluster.queue import Queue
 from concertina_operator.cluster.rate import Rate
 from concertina_operator.cluster.reconcile import Reconciler
