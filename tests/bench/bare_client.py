@@ -34,11 +34,13 @@ TRIAL = {"dryRun": "All", "fieldValidation": "Strict"}
 class BareApi:
     """Requests to one API server; any error ends the bench."""
 
-    def __init__(self, session: aiohttp.ClientSession, credentials: Credentials) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, credentials: Credentials, *, calls_at_once: int
+    ) -> None:
         self._session = session
         self._server = credentials.server
         self._headers = credentials.headers
-        self._turns = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._turns = asyncio.Semaphore(calls_at_once)
 
     async def send(
         self,
@@ -71,13 +73,15 @@ class BareApi:
 
 
 @asynccontextmanager
-async def bare_api(credentials: Credentials) -> AsyncIterator[BareApi]:
+async def bare_api(
+    credentials: Credentials, *, calls_at_once: int = CALLS_AT_ONCE
+) -> AsyncIterator[BareApi]:
     connector = aiohttp.TCPConnector(limit=0, ssl=credentials.tls())
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(
         connector=connector, timeout=timeout, read_bufsize=2**23
     ) as session:
-        yield BareApi(session, credentials)
+        yield BareApi(session, credentials, calls_at_once=calls_at_once)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

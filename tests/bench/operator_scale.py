@@ -15,11 +15,12 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -30,6 +31,7 @@ from tests.bench.crews import Crews
 from tests.bench.figures import Spread, arguments, line, ranged, ratios, rounded
 from tests.bench.fleet import (
     JOBS,
+    LOOK_SECONDS,
     NAMESPACE,
     Counters,
     Fleet,
@@ -43,6 +45,8 @@ from tests.cluster.build import CONTROL_PLANE, build
 from tests.concertina_operator.cluster.processes import OperatorProcess, operator_process
 
 PODS_OF_A_JOB = 8
+REPORTS_AT_ONCE = 4
+"""What pods that start after one another come to; more would keep the API server from all else."""
 EVENTS = f"/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events"
 
 
@@ -86,7 +90,7 @@ def measure_ours(plan: Plan, figures: dict[str, list[float]], *, to_the_end: boo
         if to_the_end:
             with _operator(fleet, plan, "life") as operator:
                 wait_until_it_has_seen(operator, plan.num_jobs)
-                asyncio.run(_live(fleet, operator, plan, figures))
+                asyncio.run(_while_served(operator, _live(fleet, operator, plan, figures)))
                 _end(operator)
             _measure_start(fleet, plan, figures, "all_training")
     return writes
@@ -148,11 +152,20 @@ def _measure_start(fleet: Fleet, plan: Plan, figures: dict[str, list[float]], na
         _end(operator)
 
 
+async def _while_served(operator: OperatorProcess, life: Coroutine[Any, Any, None]) -> None:
+    """Does not wait for what an operator that has ended will never do."""
+    living = asyncio.create_task(life)
+    while not living.done():
+        assert operator.process.poll() is None, operator.log.read_text()[-2000:]
+        await asyncio.wait((living,), timeout=LOOK_SECONDS)
+    await living
+
+
 async def _live(
     fleet: Fleet, operator: OperatorProcess, plan: Plan, figures: dict[str, list[float]]
 ) -> None:
     """All jobs train; then they are steady; then others grow beside them."""
-    async with bare_api(fleet.admin) as api:
+    async with bare_api(fleet.admin, calls_at_once=REPORTS_AT_ONCE) as api:
         crews = Crews(api, label="job")
         await crews.join()
         figures["round"] += crews.round_seconds
