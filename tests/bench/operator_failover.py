@@ -48,8 +48,8 @@ def renewal(api: Api, lease: str) -> str:
     return str(api.get(lease)["spec"]["renewTime"])
 
 
-def seconds_to_new_holder(api: Api, lease: str, kill: Callable[[], None]) -> float:
-    """From the end of the present holder to the first sight of another one."""
+def takeover(api: Api, lease: str, kill: Callable[[], None]) -> tuple[float, float]:
+    """When the present holder was killed, and the seconds to the first sight of another one."""
     before = wait_for(lambda: holder(api, lease), lambda: f"nobody holds {lease}")
     for _ in range(2):  # whoever stands by has seen a renewal then
         renewed = renewal(api, lease)
@@ -57,7 +57,7 @@ def seconds_to_new_holder(api: Api, lease: str, kill: Callable[[], None]) -> flo
     kill()
     killed = time.monotonic()
     wait_for(lambda: holder(api, lease) not in ("", before), lambda: f"{before} stays in {lease}")
-    return time.monotonic() - killed
+    return killed, time.monotonic() - killed
 
 
 def our_takeover(api: Api, kubeconfig: Path, folder: Path, number: int) -> tuple[float, float]:
@@ -71,13 +71,12 @@ def our_takeover(api: Api, kubeconfig: Path, folder: Path, number: int) -> tuple
         )
         leader, standby = sorted_by_leadership(leader, standby)
         trainers = Trainers(api=api, namespace=NAMESPACE, job=f"takeover-{number}")
-        trainers.create(a_trained_job())
+        trainers.create(a_trained_job(trainers.job))
         trainers.until_trained_by(f"takeover-{number}-0")
-        started = time.monotonic()
-        taken = seconds_to_new_holder(api, OURS, leader.process.kill)
+        killed, taken = takeover(api, OURS, leader.process.kill)
         trainers.imagined.ask(64)
         trainers.until_trained_by(f"takeover-{number}-0", f"takeover-{number}-1")
-        acted = time.monotonic() - started
+        acted = time.monotonic() - killed
         api.delete(f"{trainers.group}/adaptivetrainingjobs/{trainers.job}")
     api.delete(OURS)
     return taken, acted
@@ -135,7 +134,7 @@ def main() -> None:
             ours.append(taken)
             acted.append(first_action)
             with schedulers(cluster) as (leader, _):
-                rival.append(seconds_to_new_holder(api, RIVAL, leader.kill))
+                rival.append(takeover(api, RIVAL, leader.kill)[1])
             print(
                 f"{number}: ours {rounded(taken)} s, acted after {rounded(first_action)} s;"
                 f" rival {rounded(rival[-1])} s",
