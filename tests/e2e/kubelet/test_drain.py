@@ -20,6 +20,7 @@ def usable_again(node_cluster):
     node_cluster.run_kubectl("uncordon", NODE_NAME)
 
 
+@pytest.mark.matrix
 def test_a_drain_moves_pods_one_by_one_and_takes_no_step_with_them(
     node_cluster, operator, usable_again, tmp_path
 ):
