@@ -152,6 +152,47 @@ def test_a_holder_whose_time_is_over_can_write_nothing(namespace):
 
 
 @pytest.mark.usefixtures("reach")
+def test_a_renewal_is_one_write_and_no_read(namespace):
+    asked = []
+
+    async def test():
+        async with Api(on_answer=lambda verb, _: asked.append(verb)) as api:
+            lease = a_lease(api, namespace, "me")
+            await lease.acquire()
+            asked.clear()
+            keeping = asyncio.create_task(lease.keep())
+            async with asyncio.timeout(30):
+                while len(asked) < 2:
+                    await asyncio.sleep(0.05)
+            keeping.cancel()
+            assert lease.may_act()
+
+    asyncio.run(test())
+    assert set(asked) == {"PUT"}
+
+
+@pytest.mark.usefixtures("reach")
+def test_a_lease_that_somebody_else_has_touched_is_renewed_all_the_same(namespace):
+    async def test():
+        async with Api() as api:
+            lease = a_lease(api, namespace, "me")
+            await lease.acquire()
+            path = paths.leases(namespace, "test")
+            found = await api.call("GET", path)
+            before = found["spec"]["renewTime"]
+            found["metadata"]["labels"] = {"touched": "yes"}
+            await api.call("PUT", path, body=found)
+            keeping = asyncio.create_task(lease.keep())
+            async with asyncio.timeout(30):
+                while (await api.call("GET", path))["spec"]["renewTime"] == before:
+                    await asyncio.sleep(0.05)
+            assert lease.may_act()
+            keeping.cancel()
+
+    asyncio.run(test())
+
+
+@pytest.mark.usefixtures("reach")
 def test_a_lease_that_another_has_taken_is_lost(namespace):
     async def test():
         async with Api() as api:
