@@ -39,7 +39,7 @@ from concertina_operator.cluster.workers import Workers
 
 NUM_WORKERS: Final = 16
 PODS_PER_SECOND: Final = 400.0
-REPORTS_PAGE: Final = 50
+REPORTS_PAGE: Final = 250
 """Reports of one answer: programs of users write them, and may write them large."""
 _RETRY_SECONDS: Final = 2.0
 
