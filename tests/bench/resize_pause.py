@@ -31,6 +31,7 @@ from concertina_api.v1alpha1 import Intent, PodPhase
 from tests.bench.figures import Spread, arguments, line, ranged, ratios, rounded
 from tests.bench.tasks import sized
 from tests.fleet import Fleet, Pod
+from tests.ports import free_port
 from tests.worlds import spawn
 
 RESIZES = ((1, 2), (2, 4), (4, 2), (2, 1))
@@ -198,15 +199,6 @@ def torchrun(world_size: int, what: str, folder: Path, size: str) -> dict[str, A
     subprocess.run(command, env=environment, check=True, capture_output=True)
     result: dict[str, Any] = json.loads(out.read_text())
     return result
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def restarts(folder: Path, size: str) -> tuple[list[dict[str, float]], list[float]]:

@@ -5,12 +5,12 @@ Read by everything that writes or names a file of the cluster.
 
 import json
 import os
-import socket
 import tempfile
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from tests.ports import free_port
 
 GATEWAY = "10.77.0.1"
 """The host's end of the link to the node."""
@@ -113,9 +113,5 @@ def default_state(level: Level, *, use: str = "shell") -> Path:
 
 def free_ports() -> Ports:
     """Ports of loopback that nobody listens on now."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        api, etcd, etcd_peer = (listener.getsockname()[1] for listener in listeners)
-    return Ports(api=api, etcd=etcd, etcd_peer=etcd_peer)
+    first = free_port(run=3)
+    return Ports(api=first, etcd=first + 1, etcd_peer=first + 2)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.concertina_trainer.agent.pods import free_port, scrape
+from tests.concertina_trainer.agent.pods import scrape
 from tests.e2e.records import samples_in_order
 from tests.e2e.runs import LocalRun, is_alive, parent_of, started
+from tests.ports import free_port
 from tests.tasks import job_document
 
 RECOVERY_SECONDS = 60.0
@@ -54,7 +55,7 @@ def document(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     folder = tmp_path_factory.mktemp("life")
-    port = free_port()
+    port = free_port(run=3)
     with started(folder / "run", document(folder), "--metrics-port", str(port)) as run:
         life = Life(run)
         _grow(life, port)

@@ -13,9 +13,9 @@ import yaml
 
 from concertina_api.v1alpha1 import Member, Membership, TrainingMembership
 from concertina_trainer.agent.mailbox import put
-from tests.concertina_trainer.agent.pods import free_port
 from tests.e2e.records import DEADLINE_SECONDS, read_rows, samples_in_order
 from tests.e2e.runs import environment
+from tests.ports import free_port
 from tests.tasks import job_document
 
 SCRIPT = Path(__file__).with_name("train.py")

@@ -84,7 +84,9 @@ class TestTrainer:
         assert trainer.get(f"{reports}/tiny-lm-0")["spec"]["phase"] == "Warm"
 
     def test_takes_over_the_report_of_an_earlier_pod(self, api, trainer, reports, report):
-        api.create(reports, a_report("tiny-lm-0", uid="of-the-earlier-pod"))
+        left = a_report("tiny-lm-0", uid="of-the-earlier-pod")
+        del left["metadata"]["ownerReferences"]  # the garbage collector would take it with its pod
+        api.create(reports, left)
         owners = report["metadata"]["ownerReferences"]
         taken = {"metadata": {"ownerReferences": owners}, "spec": report["spec"]}
         trainer.patch(f"{reports}/tiny-lm-0", taken)

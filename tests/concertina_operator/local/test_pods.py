@@ -83,7 +83,10 @@ def test_an_ended_pod_stays_with_its_outcome(
         assert pods.facts() == ()
 
 
-def test_an_agent_is_told_where_everything_is(directory: RunDirectory) -> None:
+def test_an_agent_is_told_where_everything_is(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CONCERTINA_REQUIRE_CLUSTER", raising=False)
     with LocalPods(directory, agent_command=PRINTER, metrics_port=9100) as pods:
         pods.create("tiny-1")
         wait_until(lambda: pods.facts()[0].ended)

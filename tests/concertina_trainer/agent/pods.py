@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import sys
 import time
 import urllib.request
@@ -201,13 +200,6 @@ def wait_for(found: Callable[[], T | None], what: Callable[[], str]) -> T:
             raise AssertionError(f"not within {DEADLINE_SECONDS:.0f} s: {what()}")
         time.sleep(0.02)
     return value
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def scrape(port: int) -> dict[str, float]:

@@ -12,12 +12,12 @@ from concertina_trainer.agent.mailbox import Notice
 from concertina_trainer.agent.main import main
 from tests.concertina_trainer.agent.pods import (
     DEADLINE_SECONDS,
-    free_port,
     has_ended,
     scrape,
     wait_for,
 )
 from tests.concertina_trainer.agent.unlucky import run_unlucky_agent
+from tests.ports import free_port
 from tests.worlds import spawn
 
 

@@ -9,7 +9,7 @@ import pytest
 from concertina_api.errors import InvalidJob
 from concertina_trainer.agent.endpoint import serve_endpoint
 from concertina_trainer.agent.metrics import PodCollector, Tally
-from tests.concertina_trainer.agent.pods import free_port
+from tests.ports import free_port
 
 
 def collector():

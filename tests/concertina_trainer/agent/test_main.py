@@ -13,11 +13,11 @@ from concertina_trainer.agent.main import main
 from tests.concertina_trainer.agent.clusters import MEMBERSHIPS, ClusterRun
 from tests.concertina_trainer.agent.pods import (
     DEADLINE_SECONDS,
-    free_port,
     job_manifest,
     wait_for,
 )
 from tests.concertina_trainer.agent.test_endpoint import status_of
+from tests.ports import free_port
 
 
 @pytest.fixture

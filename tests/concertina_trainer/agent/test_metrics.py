@@ -5,7 +5,7 @@ from concertina_api.v1alpha1 import BatchSizeRequest, Progress, Resize
 from concertina_trainer.agent.endpoint import serve_endpoint
 from concertina_trainer.agent.mailbox import WorkerStatus
 from concertina_trainer.agent.metrics import METRICS, PodCollector, Tally
-from tests.concertina_trainer.agent.pods import free_port
+from tests.ports import free_port
 
 
 def status(incarnation="a", rank=0, step=None, **fields):

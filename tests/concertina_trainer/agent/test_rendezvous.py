@@ -17,7 +17,8 @@ from torch.distributed.elastic.rendezvous import (
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import Member, Membership
 from concertina_trainer.agent.rendezvous import MembershipRendezvous, create_handler
-from tests.concertina_trainer.agent.pods import free_port, send_output_to, wait_for
+from tests.concertina_trainer.agent.pods import send_output_to, wait_for
+from tests.ports import free_port
 from tests.worlds import spawn
 
 SCRIPT = Path(__file__).with_name("restarted.py")
