@@ -231,7 +231,7 @@ class Session:
         before = self._membership.world_size if self._membership else 0
         self._retire_world()
         self._tried = self.keeper.number = membership.round
-        self._watch.entering(membership.round, present(membership))
+        self._watch.entering(membership.round, membership.workers())
         try:
             entered = enter(
                 membership,

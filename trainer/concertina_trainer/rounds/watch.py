@@ -1,10 +1,11 @@
 """A thread that breaks off a collective that can never end.
 
 A worker blocked in a collective does not look at anything. This thread does: when a newer
-membership says that somebody of the present round is gone, it ends the round's connections, and
-the blocked call raises. While a round is being entered, a newer one that names everybody means
-that this one was given up; but the newer one may also come from a leader that was faster, so
-that counts only when this worker still has not arrived after a while.
+membership says that a member of the present round is gone, it ends the round's connections, and
+the blocked call raises. While a round is being entered, a newer one that names all members means
+that this one was given up; but the newer one may also come from a leader that was faster, so that
+counts only when this worker still has not arrived after a while. Who leaves by the round that is
+being entered is not in the one after it: that alone says nothing.
 """
 
 import threading
@@ -17,7 +18,7 @@ from concertina_trainer.agent.mailbox import membership_inbox
 
 INTERVAL_SECONDS = 0.05
 GIVEN_UP_SECONDS = 2.0
-"""How long entering goes on when a newer round names everybody."""
+"""How long entering goes on when a newer round names all members."""
 
 
 class Watch:
@@ -34,9 +35,9 @@ class Watch:
         self._ended = threading.Event()
         threading.Thread(target=self._run, name="concertina-watch", daemon=True).start()
 
-    def entering(self, number: int, participants: Iterable[str]) -> None:
-        """From now on the loss of a participant ends the waiting, or a newer round that stays."""
-        self._set(number, participants, entering=True)
+    def entering(self, number: int, members: Iterable[str]) -> None:
+        """From now on the loss of a member ends the waiting, or a newer round that stays."""
+        self._set(number, members, entering=True)
 
     def training(self, number: int, members: Iterable[str]) -> None:
         """From now on only the loss of a member ends the waiting."""
@@ -59,17 +60,30 @@ class Watch:
         while not self._ended.wait(INTERVAL_SECONDS):
             newest = self._inbox.read()
             with self._lock:
-                if newest is not None and newest.round > self._round and self._hopeless(newest):
-                    self._break_off()
+                if newest is not None and newest.round > self._round:
+                    overtaken = self._overtaken_seconds()
+                    if is_hopeless(newest, needed=self._needed, overtaken_seconds=overtaken):
+                        self._break_off()
 
-    def _hopeless(self, newest: Membership) -> bool:
-        if not self._needed <= present(newest):
-            return True
+    def _overtaken_seconds(self) -> float | None:
+        """Since when a newer round is known; None while this one is trained."""
         if not self._entering:
-            return False
+            return None
         now = time.monotonic()
         self._overtaken_at = self._overtaken_at or now
-        return now - self._overtaken_at > GIVEN_UP_SECONDS
+        return now - self._overtaken_at
+
+
+def is_hopeless(
+    newest: Membership, *, needed: frozenset[str], overtaken_seconds: float | None
+) -> bool:
+    """Whether a collective of an older round can never end.
+
+    `needed` are the members of that round; `overtaken_seconds` is None while it is trained.
+    """
+    if not needed <= present(newest):
+        return True
+    return overtaken_seconds is not None and overtaken_seconds > GIVEN_UP_SECONDS
 
 
 def present(membership: Membership) -> set[str]:
