@@ -50,6 +50,7 @@ from tests.e2e.kubelet.runs import KubeletRun, applied
 
 RESIZES = ((1, 2), (2, 4))
 STEPS_BETWEEN = 8
+STEPS_AFTER = 2
 ACCUMULATION = 2
 PHASES = ("tell", "decide", "schedule", "start", "warm", "publish", "finish", "pause")
 
@@ -137,7 +138,7 @@ def document(size: str, old: int, new: int) -> dict[str, Any]:
     made = sized(
         size,
         batch=ACCUMULATION * old,
-        pods={"min": old, "max": new},
+        pods={"min": old, "max": new, "allowed": [old, new]},
         scaling={"scaleUpCooldownSeconds": 0},
         checkpoint={"path": f"{RUN_PATH}/checkpoints", "everySeconds": None},
     )
@@ -153,14 +154,15 @@ def document(size: str, old: int, new: int) -> dict[str, Any]:
 def live_resize(run: KubeletRun, old: int, new: int) -> Resize:
     """Lets the job grow by itself."""
     with watching(run) as seen:
-        run.wait_steps(STEPS_BETWEEN, workers=new)
+        run.wait_steps(STEPS_AFTER, workers=new)
     steps = run.steps()
     first = next(row for row in steps if row["world_size"] == new)
     last = steps[steps.index(first) - 1]
     decided = next(row for row in steps if row["global_batch_size"] == ACCUMULATION * new)
     joiners = sorted(seen.created, key=seen.created.__getitem__)[old:]
     times = [
-        steps[steps.index(decided) - 1]["time"],
+        # A larger batch runs from the second step after the decision on.
+        steps[steps.index(decided) - 2]["time"],
         seen.requested[ACCUMULATION * new],
         *(max(sighted[pod] for pod in joiners) for sighted in seen.by_pod()),
         seen.published[new],
@@ -180,7 +182,7 @@ def restart(run: KubeletRun, old: int, new: int) -> float:
     run.wait(lambda: run.holds("Suspended") and not run.pods(), "suspended, without pods")
     last = run.steps()[-1]
     run.edit(suspend=False, pods={"max": new})
-    run.wait_steps(2, workers=new)
+    run.wait_steps(STEPS_AFTER, workers=new)
     first = next(row for row in run.steps() if row["step"] == last["step"] + 1)
     assert first["world_size"] == new
     return float(first["time"] - first["seconds"] - last["time"])
