@@ -60,7 +60,7 @@ def progress_status(
         step=progress.step,
         samples=progress.samples,
         loss=progress.loss,
-        noise_scale=progress.noise_scale,
+        noise_scale=_printable(progress.noise_scale),
         samples_per_second=progress.samples_per_second,
         finishes_at=_finishes_at(progress, spec=spec, now=now),
     )
@@ -120,6 +120,11 @@ def active_time(before: JobStatus, *, now: datetime) -> timedelta:
     """How long the job was active: the time while it was suspended does not count."""
     running = now - before.active_since if before.active_since is not None else timedelta(0)
     return timedelta(seconds=before.active_seconds) + running
+
+
+def _printable(value: float | None) -> float | None:
+    """An estimate with the digits that mean anything; `kubectl get` prints all there are."""
+    return None if value is None else float(f"{value:.4g}")
 
 
 def _finishes_at(progress: Progress, *, spec: JobSpec, now: datetime) -> datetime | None:

@@ -27,7 +27,7 @@ from tests.cluster.cluster import Cluster, wait_for_namespace
 from tests.cluster.fixtures import control_plane_of_its_own
 from tests.concertina_operator.cluster.installed import apply_all
 from tests.concertina_operator.cluster.processes import (
-    OperatorProcess,
+    by_leadership,
     operator_kubeconfig,
     operator_process,
 )
@@ -69,7 +69,7 @@ def our_takeover(api: Api, kubeconfig: Path, folder: Path, number: int) -> tuple
             )
             for name in ("leader", "standby")
         )
-        leader, standby = sorted_by_leadership(leader, standby)
+        leader, standby = by_leadership(leader, standby)
         trainers = Trainers(api=api, namespace=NAMESPACE, job=f"takeover-{number}")
         trainers.create(a_trained_job(trainers.job))
         trainers.until_trained_by(f"takeover-{number}-0")
@@ -80,14 +80,6 @@ def our_takeover(api: Api, kubeconfig: Path, folder: Path, number: int) -> tuple
         api.delete(f"{trainers.group}/adaptivetrainingjobs/{trainers.job}")
     api.delete(OURS)
     return taken, acted
-
-
-def sorted_by_leadership(*replicas: OperatorProcess) -> list[OperatorProcess]:
-    """The leader first, once there is one."""
-    wait_for(lambda: any(one.leads() for one in replicas), lambda: "nobody leads")
-    for one in replicas:
-        one.port()
-    return sorted(replicas, key=lambda one: not one.leads())
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
@@ -42,22 +42,14 @@ PATIENCE_SECONDS = 240.0
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[Cluster]:
     """An API server with its controllers and KWOK; no pod runs, but on KWOK's nodes it seems so."""
-    if foreign := _foreign(Level.CONTROL_PLANE):
-        yield foreign
-        _clear(foreign)
-        return
-    with control_plane_of_its_own() as cluster:
+    with _foreign_or_own(Level.CONTROL_PLANE, control_plane_of_its_own()) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def node_cluster() -> Iterator[Cluster]:
     """A cluster of one real node with eight imagined GPUs."""
-    if foreign := _foreign(Level.NODE):
-        yield foreign
-        _clear(foreign)
-        return
-    with node_of_its_own(audit=True) as cluster:
+    with _foreign_or_own(Level.NODE, node_of_its_own(audit=True)) as cluster:
         yield cluster
 
 
@@ -146,6 +138,17 @@ def required_or_skipped(reason: str) -> NoReturn:
     if os.environ.get(REQUIRED) == "1":
         pytest.fail(f"{reason} ({REQUIRED} is 1)", pytrace=False)
     pytest.skip(reason)
+
+
+@contextmanager
+def _foreign_or_own(level: Level, own: AbstractContextManager[Cluster]) -> Iterator[Cluster]:
+    """The cluster that was given, cleared in the end, or else one that starts now."""
+    if foreign := _foreign(level):
+        yield foreign
+        _clear(foreign)
+    else:
+        with own as cluster:
+            yield cluster
 
 
 def _foreign(level: Level) -> Cluster | None:

@@ -61,6 +61,12 @@ def test_progress_is_that_of_the_newest_round():
     assert ledger.progress_status(before, spec=a_spec(), reports=(), now=at(0)) == before
 
 
+def test_the_noise_scale_is_printed_with_the_digits_that_mean_anything():
+    report = a_report(progress=a_progress(10, noiseScale=4821.730519))
+    got = ledger.progress_status(ProgressStatus(), spec=a_spec(), reports=[report], now=at(0))
+    assert got.noise_scale == 4822
+
+
 @pytest.mark.parametrize(
     ("rate", "want_seconds"), [(None, None), (0.0, None), (1000.0, 60.0), (1e-9, None)]
 )

@@ -58,6 +58,17 @@ class OperatorProcess:
             return str(answer.read().decode())
 
 
+def by_leadership(*replicas: OperatorProcess) -> list[OperatorProcess]:
+    """The leader first, once one leads and all serve."""
+    wait_for(
+        lambda: any(replica.leads() for replica in replicas),
+        lambda: f"nobody leads: {[replica.log.read_text() for replica in replicas]}",
+    )
+    for replica in replicas:
+        replica.port()
+    return sorted(replicas, key=lambda replica: not replica.leads())
+
+
 def operator_kubeconfig(cluster: Cluster, api: AdminApi, namespace: str, path: Path) -> Path:
     """A kubeconfig with the rights of an operator of this namespace alone."""
     account = {
