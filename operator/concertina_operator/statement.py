@@ -12,6 +12,7 @@ from concertina_operator import ledger
 from concertina_operator.actions import DeletePod, Event, EventType
 from concertina_operator.conditions import Claim, condition, conditions, holds
 from concertina_operator.course import Course, in_force
+from concertina_operator.grace import grace_shortfall
 from concertina_operator.observed import Phase
 from concertina_operator.rounds import RoundReason
 from concertina_operator.situation import Situation
@@ -187,6 +188,8 @@ def _round_events(
             f"{resize.from_world_size} to {resize.to_world_size} workers in"
             f" {resize.pause_seconds:g} s: {resize.reason}",
         )
+        if shortfall := grace_shortfall(situation.spec, status=status):
+            yield _warning("GraceTooShort", shortfall)
     if published is None:
         return
     message = course.next.message

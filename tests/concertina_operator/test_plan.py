@@ -75,6 +75,21 @@ def test_one_resize_in_order():
     assert cluster.pods["tiny-lm-0"] is first
 
 
+def test_a_grace_that_is_too_short_for_a_step_and_a_hand_over_is_told_with_the_resize():
+    cluster = a_cluster()
+    cluster.ask(64)
+    while cluster.job.status.resizes == 0:
+        cluster.act()
+        for pod in cluster.pods.values():
+            if pod.progress is not None:
+                pod.progress["samplesPerSecond"] = 0.5
+        cluster.reconcile()
+    assert events(cluster) == ["Resized", "GraceTooShort"]
+    cluster.act()
+    cluster.reconcile()
+    assert "GraceTooShort" not in events(cluster)
+
+
 def test_more_pods_wait_for_the_cooldown():
     cluster = a_cluster()
     cluster.ask(64)

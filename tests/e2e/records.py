@@ -18,6 +18,8 @@ class RecordedRun(ABC):
 
     folder: Path
     poll_seconds = 0.02
+    deadline_seconds = DEADLINE_SECONDS
+    """For each wait."""
 
     @abstractmethod
     def why_ended(self) -> str | None:
@@ -60,12 +62,13 @@ class RecordedRun(ABC):
 
     def wait(self, found: Callable[[], T | None], what: str) -> T:
         """What `found` returns as soon as it is neither None nor False."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
+        deadline = time.monotonic() + self.deadline_seconds
         while not (value := found()):
             if (reason := self.why_ended()) is not None:
                 raise AssertionError(f"{reason} before: {what}\n{self.account()}")
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {DEADLINE_SECONDS} s: {what}\n{self.account()}")
+                message = f"not within {self.deadline_seconds} s: {what}"
+                raise AssertionError(f"{message}\n{self.account()}")
             time.sleep(self.poll_seconds)
         return value
 

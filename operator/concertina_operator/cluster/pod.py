@@ -23,6 +23,7 @@ from concertina_operator.cluster.template import (
     template_hash,
     without_nulls,
 )
+from concertina_operator.grace import DEFAULT_GRACE_SECONDS
 
 JOB_LABEL: Final = f"{DOMAIN}/job"
 """Label of every pod of a job: the job's name."""
@@ -34,7 +35,6 @@ TRAINER_ANNOTATION: Final = f"{DOMAIN}/trainer"
 """Name of the container that trains, which injected containers leave as it is."""
 
 AGENT_COMMAND: Final = ("python3", "-m", "concertina_trainer.agent")
-DEFAULT_GRACE_SECONDS: Final = 120
 TOKEN_SECONDS: Final = 3600
 """The kubelet replaces a token before it is this old."""
 METRICS_PORT_NAME: Final = "metrics"

@@ -22,12 +22,12 @@ from types import TracebackType
 from typing import Final, Self
 
 from concertina_api.errors import ConcertinaError
+from concertina_operator.grace import DEFAULT_GRACE_SECONDS
 from concertina_operator.local.directory import RunDirectory
 from concertina_operator.local.sweeper import end_marked
 from concertina_operator.observed import Phase, PodFacts
 
 AGENT_COMMAND: Final = (sys.executable, "-m", "concertina_trainer.agent")
-DEFAULT_GRACE_SECONDS: Final = 120
 
 _SHELL: Final = "CONCERTINA_SHELL"
 _UID: Final = "CONCERTINA_UID"

@@ -21,13 +21,14 @@ from concertina_api.v1alpha1 import (
 )
 from concertina_operator.actions import Plan
 from concertina_operator.conditions import condition, holds
+from concertina_operator.grace import DEFAULT_GRACE_SECONDS
 from concertina_operator.local.apply import apply
 from concertina_operator.local.directory import RunDirectory
 from concertina_operator.local.display import Display, SteadyDisplay
 from concertina_operator.local.interrupts import Interrupts
 from concertina_operator.local.narrate import Line, Topic
 from concertina_operator.local.observe import Reports, observe, read_membership
-from concertina_operator.local.pods import AGENT_COMMAND, DEFAULT_GRACE_SECONDS, LocalPods
+from concertina_operator.local.pods import AGENT_COMMAND, LocalPods
 from concertina_operator.local.record import Outcome
 from concertina_operator.local.status_file import StatusFile
 from concertina_operator.local.story import Story
