@@ -63,13 +63,18 @@ class BareApi:
         return content
 
     async def watch(self, path: str, **parameters: str) -> AsyncIterator[dict[str, Any]]:
-        """Everything that is there and then every change, for an hour."""
+        """Everything that is there and then every change, for ever.
+
+        The server closes the watch of a client that is slow to read: then all that is there comes
+        again.
+        """
         asked = {**parameters, "watch": "true", "timeoutSeconds": "3600"}
-        async with self._session.get(
-            self._server + path, params=asked, headers=self._headers
-        ) as answer:
-            async for line in answer.content:
-                yield json.loads(line)
+        while True:
+            async with self._session.get(
+                self._server + path, params=asked, headers=self._headers
+            ) as answer:
+                async for line in answer.content:
+                    yield json.loads(line)
 
 
 @asynccontextmanager
@@ -117,13 +122,15 @@ class Imitation:
 
     async def run(self) -> None:
         jobs: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        known: set[str] = set()
         async with asyncio.TaskGroup() as group:
             for _ in range(JOBS_AT_ONCE):
                 group.create_task(self._work(jobs))
             group.create_task(self._tell())
             async for event in self._api.watch(self._group):
-                if event["type"] == "ADDED":
-                    metadata = event["object"]["metadata"]
+                metadata = event["object"]["metadata"]
+                if event["type"] == "ADDED" and metadata["uid"] not in known:
+                    known.add(metadata["uid"])
                     jobs.put_nowait((metadata["name"], metadata["uid"]))
 
     async def _work(self, jobs: asyncio.Queue[tuple[str, str]]) -> None:
