@@ -148,11 +148,12 @@ def wait_until_it_leads(operator: OperatorProcess) -> None:
 
 def wait_until_it_has_seen(operator: OperatorProcess, number: int) -> None:
     """Until a fresh replica has reconciled so many jobs."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
     wait_until_it_leads(operator)
-    while Counters(operator).total("reconciles_total") < number:
-        assert time.monotonic() < deadline, operator.log.read_text()[-2000:]
-        time.sleep(LOOK_SECONDS / 5)
+    wait_for(
+        lambda: Counters(operator).total("reconciles_total") >= number,
+        lambda: operator.log.read_text()[-2000:],
+        PATIENCE_SECONDS,
+    )
 
 
 def _field(status: Mapping[str, Any], *fields: str) -> Any:

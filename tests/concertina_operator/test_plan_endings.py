@@ -1,0 +1,158 @@
+"""The plan when a job finishes, is suspended, or is watched and not acted on."""
+
+from dataclasses import replace
+
+import pytest
+
+from concertina_api.v1alpha1 import Intent, PodPhase
+from concertina_operator.plan import plan
+from tests.concertina_operator.factories import at
+from tests.concertina_operator.planned import a_cluster, events, names, says
+
+
+@pytest.mark.parametrize(
+    ("policy", "want_left"), [("Running", names(0, 1)), ("All", []), ("None", names(0, 1))]
+)
+def test_a_finished_job_is_complete_and_cleaned_up(policy, want_left):
+    cluster = a_cluster(effective=64, cleanupPolicy=policy)
+    cluster.finish()
+    cluster.settle()
+    assert says(cluster, "Completed") == ("True", "Finished")
+    assert cluster.job.status.state == "Completed"
+    assert sorted(cluster.pods) == want_left
+    assert cluster.last.requeue_after is None
+
+
+def test_a_finished_leader_sends_the_others_home():
+    cluster = a_cluster(effective=64)
+    leader = cluster.pods["tiny-lm-0"]
+    leader.phase, leader.finished, leader.exit_code = PodPhase.FINISHED, True, 0
+    cluster.reconcile()
+    assert (cluster.membership.intent, cluster.members) == (Intent.STOP, [])
+    assert cluster.job.status.state == "Finishing"
+    cluster.settle()
+    assert says(cluster, "Completed") == ("True", "Finished")
+
+
+def test_finished_pods_that_do_not_exit_are_deleted_after_the_leave_deadline():
+    cluster = a_cluster(effective=64)
+    for pod in cluster.pods.values():
+        pod.phase, pod.finished, pod.silent = PodPhase.FINISHED, True, True
+    cluster.reconcile()
+    assert (cluster.job.status.state, says(cluster, "Completed")[0]) == ("Finishing", "False")
+    cluster.now += cluster.last.requeue_after.total_seconds()
+    cluster.reconcile()
+    assert [action.name for action in cluster.last.actions] == names(0, 1)
+    cluster.reconcile()
+    assert says(cluster, "Completed") == ("True", "Finished")
+
+
+def test_a_job_that_ends_does_not_wait_for_workers_that_were_started_anew():
+    cluster = a_cluster(failure_policy={"backoff_limit": 0})
+    cluster.restart_workers(cluster.pods["tiny-lm-0"], message="ValueError")
+    cluster.reconcile()
+    assert says(cluster, "Failed") == ("True", "BackoffLimitExceeded")
+    assert [action.name for action in cluster.last.actions] == names(0)
+
+
+def test_suspend_releases_all_pods_and_resume_starts_them_again():
+    cluster = a_cluster(effective=64)
+    cluster.set_spec(suspend=True)
+    cluster.reconcile()
+    assert (cluster.membership.intent, len(cluster.membership.leaving)) == (Intent.SUSPEND, 2)
+    assert (cluster.job.status.state, len(cluster.pods)) == ("Suspending", 2)
+    cluster.settle()
+    assert cluster.pods == {}
+    assert says(cluster, "Suspended") == ("True", "Suspended")
+    assert cluster.last.requeue_after is None
+    cluster.set_spec(suspend=False)
+    cluster.reconcile()
+    assert cluster.membership.intent is Intent.RUN
+    cluster.settle()
+    assert cluster.trains
+    assert says(cluster, "Suspended")[0] == "False"
+
+
+def test_a_resume_lets_the_pods_finish_saving_first():
+    cluster = a_cluster(effective=64)
+    cluster.set_spec(suspend=True)
+    cluster.reconcile()
+    cluster.set_spec(suspend=False)
+    cluster.reconcile()
+    assert (cluster.last.actions, cluster.membership.intent) == ((), Intent.SUSPEND)
+    cluster.settle()
+    assert cluster.trains
+    assert [entry.intent for entry in cluster.history] == ["Run", "Suspend", "Run", "Run"]
+
+
+def test_the_active_deadline_stands_still_while_suspended():
+    cluster = a_cluster(activeDeadlineSeconds=100)
+    cluster.now += 60
+    cluster.set_spec(suspend=True)
+    cluster.settle()
+    cluster.now += 1000
+    cluster.set_spec(suspend=False)
+    cluster.settle()
+    assert cluster.trains
+    assert cluster.last.requeue_after.total_seconds() == 40
+    cluster.now += 40
+    cluster.settle()
+    assert says(cluster, "Failed") == ("True", "DeadlineExceeded")
+
+
+def test_recommend_explains_everything_and_does_nothing():
+    cluster = a_cluster(effective=32)
+    cluster.set_spec(scaling={"mode": "Recommend"})
+    before = cluster.membership
+    cluster.ask(64)
+    cluster.act()
+    cluster.reconcile()
+    assert (cluster.membership, list(cluster.pods)) == (before, names(0))
+    assert cluster.last.reason.startswith("mode Recommend: would create tiny-lm-1.")
+    assert events(cluster) == ["RequestAccepted", "Recommended"]
+    assert cluster.last.events[-1].message == "would create tiny-lm-1"
+    status = cluster.job.status
+    assert (status.state, status.round, status.pods.wanted) == ("Recommend", 1, 1)
+    assert says(cluster, "Ready") == ("True", "Training")
+    assert says(cluster, "Resizing") == ("False", "Steady")
+    assert says(cluster, "RequestSatisfied") == ("False", "ScalingUp")
+
+
+def test_recommend_says_how_a_job_is_and_not_how_it_would_be():
+    cluster = a_cluster(effective=64)
+    cluster.set_spec(scaling={"mode": "Recommend"})
+    cluster.set_spec(suspend=True)
+    cluster.reconcile()
+    assert "would publish round 2 of no pods" in cluster.last.reason
+    assert says(cluster, "Suspended") == ("False", "NotSuspended")
+    assert says(cluster, "Ready") == ("True", "Training")
+    assert events(cluster) == ["Recommended"]
+
+
+@pytest.mark.parametrize("meanwhile", ["Recommend", "incompatible"])
+def test_a_failure_seen_while_nothing_is_done_is_acted_on_later(meanwhile):
+    cluster = a_cluster()
+    pod = cluster.pods["tiny-lm-0"]
+    pod.phase = PodPhase.FAILED
+    pod.failure = {
+        "round": 1,
+        "incarnation": "i0",
+        "cause": "InvalidJob",
+        "message": "no such column",
+        "permanent": True,
+    }
+    observed = cluster.observed()
+    if meanwhile == "Recommend":
+        cluster.set_spec(scaling={"mode": "Recommend"})
+        observed = cluster.observed()
+    else:
+        report = observed.reports["tiny-lm-0"]
+        protocols = report.protocols.model_copy(update={"oldest": 2, "newest": 3})
+        foreign = report.model_copy(update={"protocols": protocols})
+        observed = replace(observed, reports={"tiny-lm-0": foreign})
+    idle = plan(observed, at(cluster.now))
+    assert idle.actions == ()
+    cluster.job = cluster.job.model_copy(update={"status": idle.status})
+    cluster.set_spec()
+    cluster.reconcile()
+    assert says(cluster, "Failed") == ("True", "InvalidJob")
