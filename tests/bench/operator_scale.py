@@ -41,7 +41,8 @@ from tests.bench.fleet import (
     wait_until_it_has_seen,
     wait_until_it_leads,
 )
-from tests.cluster.build import CONTROL_PLANE, build
+from tests.cluster.build import build
+from tests.cluster.tools import CONTROL_PLANE
 from tests.concertina_operator.cluster.processes import OperatorProcess, operator_process
 
 PODS_OF_A_JOB = 8

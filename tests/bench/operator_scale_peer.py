@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.bench import training_operator as peer
 from tests.bench.figures import arguments, line, ranged, ratios
 from tests.bench.fleet import NAMESPACE, Usage, jobs, open_fleet, wait_until_it_leads
-from tests.cluster.build import CONTROL_PLANE, build
+from tests.cluster.build import build
+from tests.cluster.tools import CONTROL_PLANE
 from tests.concertina_operator.cluster.processes import operator_process
 
 PODS_OF_A_JOB = 4

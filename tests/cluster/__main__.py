@@ -3,10 +3,11 @@
 import argparse
 import sys
 
-from tests.cluster.build import CONTROL_PLANE, TOOLS, BuildFailure, binaries, build
+from tests.cluster.build import BuildFailure, binaries, build
 from tests.cluster.cluster import ClusterFailure
 from tests.cluster.layout import Layout, Level, Ports, default_state, free_ports
 from tests.cluster.lifecycle import start, stop
+from tests.cluster.tools import CONTROL_PLANE, TOOLS
 
 
 def main(arguments: list[str] | None = None) -> int:

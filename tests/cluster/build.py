@@ -1,9 +1,9 @@
-"""Builds the binaries of a test cluster from Go modules into a cache: `python -m tests.cluster.build`.
+"""Builds the binaries that tests run from Go modules into a cache: `python -m tests.cluster.build`.
 
 The cache is a folder outside the checkout, named by the hash of everything that a binary depends
 on, so that branches do not disturb each other and an old binary is never taken for a new one. Each
 tool is built beside its place and renamed into it: a build that was cut leaves no half binary, and
-the next one goes on with the tool that is missing. Cold: about ten minutes on two cores.
+the next one goes on with the tool that is missing. Cold: about a quarter of an hour on two cores.
 """
 
 import argparse
@@ -16,10 +16,18 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.packages import PackagesMissing, ensure_packages
+from tests.cluster.tools import (
+    CLUSTER_FAMILY,
+    CONTROL_PLANE,
+    FAMILIES,
+    TOOLS,
+    Family,
+    Tool,
+    family_of,
+)
 
 GO = Path(__file__).with_name("go")
 KUBERNETES_VERSION = "v1.36.3"
@@ -37,54 +45,6 @@ class BuildFailure(Exception):
     """A tool cannot be built; the message says which and what is missing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
-    """One binary and where its source is."""
-
-    name: str
-    module: str
-    """The folder under `go/` whose go.mod pins it."""
-    package: str
-    tags: str = ""
-    cgo: bool = False
-
-
-CONTROL_PLANE = (
-    Tool(name="kube-apiserver", module="k8s", package="k8s.io/kubernetes/cmd/kube-apiserver"),
-    Tool(name="etcd", module="tools", package="go.etcd.io/etcd/server/v3"),
-    Tool(name="kubectl", module="k8s", package="k8s.io/kubernetes/cmd/kubectl"),
-    Tool(
-        name="kube-controller-manager",
-        module="k8s",
-        package="k8s.io/kubernetes/cmd/kube-controller-manager",
-    ),
-    Tool(name="kube-scheduler", module="k8s", package="k8s.io/kubernetes/cmd/kube-scheduler"),
-    Tool(name="kwok", module="tools", package="sigs.k8s.io/kwok/cmd/kwok"),
-)
-NODE = (
-    Tool(name="kubelet", module="k8s", package="k8s.io/kubernetes/cmd/kubelet"),
-    Tool(name="kube-proxy", module="k8s", package="k8s.io/kubernetes/cmd/kube-proxy"),
-    Tool(
-        name="containerd",
-        module="tools",
-        package="github.com/containerd/containerd/v2/cmd/containerd",
-    ),
-    Tool(
-        name="containerd-shim-runc-v2",
-        module="tools",
-        package="github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
-    ),
-    Tool(name="ctr", module="tools", package="github.com/containerd/containerd/v2/cmd/ctr"),
-    Tool(
-        name="runc",
-        module="tools",
-        package="github.com/opencontainers/runc",
-        tags="seccomp",
-        cgo=True,
-    ),
-    Tool(name="pause", module="tools", package="./pause"),
-)
-TOOLS = CONTROL_PLANE + NODE
 STAGES = "kwok-stages.yaml"
 """What imagined nodes and pods do and when, from KWOK's own module."""
 STAGE_FILES = (
@@ -96,34 +56,40 @@ STAGE_FILES = (
 )
 
 
-def binaries() -> Path:
-    """The folder of the binaries that this checkout wants; it need not exist."""
+def binaries(family: Family = CLUSTER_FAMILY) -> Path:
+    """The folder of a family's binaries that this checkout wants; it need not exist."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "concertina" / _key()
+    return Path(home).expanduser() / "concertina" / _key(family)
+
+
+def binary(tool: Tool) -> Path:
+    """Where a tool's binary is, or will be."""
+    return binaries(family_of(tool)) / tool.name
 
 
 def missing(tools: Iterable[Tool]) -> tuple[Tool, ...]:
     """Those of the tools that are not built."""
-    folder = binaries()
-    return tuple(tool for tool in tools if not (folder / tool.name).exists())
+    return tuple(tool for tool in tools if not binary(tool).exists())
 
 
 def build(tools: Iterable[Tool] = TOOLS) -> Path:
-    """Build what is missing and return the folder.
+    """Build what is missing of these tools, all of one family, and return its folder.
 
     Raises:
         BuildFailure: Go or a Debian package is missing, or a build failed.
     """
     wanted = tuple(tools)
-    folder = binaries()
-    if not missing(wanted) and (folder / STAGES).exists():
+    (family,) = {family_of(tool) for tool in wanted}
+    folder = binaries(family)
+    is_staged = family is not CLUSTER_FAMILY or (folder / STAGES).exists()
+    if not missing(wanted) and is_staged:
         return folder
     if shutil.which("go") is None:
         names = ", ".join(tool.name for tool in missing(wanted))
         raise BuildFailure(f"Go is not in PATH, and {names} must be built with it")
     folder.mkdir(parents=True, exist_ok=True)
     with _one_builder(folder):
-        if not (folder / STAGES).exists():
+        if not is_staged:
             _copy_stages(folder)
         for number, tool in enumerate(todo := missing(wanted), start=1):
             print(f"building {tool.name} ({number} of {len(todo)})", flush=True)
@@ -131,11 +97,12 @@ def build(tools: Iterable[Tool] = TOOLS) -> Path:
     return folder
 
 
-def _key() -> str:
-    """Sixteen digits that change when anything that goes into a binary does."""
-    digest = hashlib.sha256(repr((TOOLS, VERSION_FLAGS, STAGE_FILES)).encode())
-    sources = (*GO.rglob("go.mod"), *GO.rglob("go.sum"), *GO.rglob("*.go"))
-    for path in sorted(sources):
+def _key(family: Family) -> str:
+    """Sixteen digits that change when anything that goes into a binary of a family does."""
+    digest = hashlib.sha256(repr((family.tools, VERSION_FLAGS, STAGE_FILES)).encode())
+    folders = [GO / module for module in family.modules]
+    names = ("go.mod", "go.sum", "*.go")
+    for path in sorted(path for folder in folders for name in names for path in folder.rglob(name)):
         digest.update(path.relative_to(GO).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -185,23 +152,26 @@ def _go(command: list[str], *, tool: Tool) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Build for the command line; 1 when it cannot be done and a cluster is required."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.build", description=__doc__)
-    parser.add_argument("--control-plane", action="store_true", help="leave out the node's tools")
+    parser.add_argument("--control-plane", action="store_true", help="its servers and no more")
     chosen = parser.parse_args(arguments)
-    tools, code = TOOLS, 1 if os.environ.get(REQUIRED) == "1" else 0
+    code = 1 if os.environ.get(REQUIRED) == "1" else 0
+    wanted = [family.tools for family in FAMILIES]
+    is_complete = True
     if chosen.control_plane:
-        tools = CONTROL_PLANE
+        wanted = [CONTROL_PLANE]
     else:
         try:
             ensure_packages()
         except PackagesMissing as error:
-            print(f"the control plane alone: {error}", file=sys.stderr)
-            tools = CONTROL_PLANE
+            print(f"the control plane without a node: {error}", file=sys.stderr)
+            wanted[0], is_complete = CONTROL_PLANE, False
     try:
-        print(build(tools))
+        for tools in wanted:
+            print(build(tools))
     except BuildFailure as error:
         print(f"no test cluster: {error}", file=sys.stderr)
         return code
-    return 0 if chosen.control_plane or tools == TOOLS else code
+    return 0 if is_complete else code
 
 
 if __name__ == "__main__":

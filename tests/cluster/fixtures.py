@@ -21,11 +21,12 @@ import pytest
 
 from concertina_operator.cluster.install import install_objects
 from concertina_operator.cluster.rights import trainer_binding
-from tests.cluster.build import CONTROL_PLANE, REQUIRED, TOOLS, binaries, missing
+from tests.cluster.build import REQUIRED, binaries, missing
 from tests.cluster.cluster import Cluster, open_cluster, wait_for_namespace
 from tests.cluster.layout import PREFIX, Layout, Level, default_state, free_ports
 from tests.cluster.lifecycle import NAMESPACES, start, stop, sweep
 from tests.cluster.packages import missing_packages
+from tests.cluster.tools import CONTROL_PLANE, TOOLS
 from tests.concertina_operator.cluster.installed import path_of
 
 FOREIGN = "CONCERTINA_TEST_KUBECONFIG"

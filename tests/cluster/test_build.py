@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 from tests.cluster import build as builder
-from tests.cluster.build import BuildFailure, Tool, binaries, build, main, missing
+from tests.cluster.build import BuildFailure, binaries, build, main, missing
+from tests.cluster.tools import FAMILIES, Tool
 
 needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="Go is not in PATH")
 PAUSE = Tool(name="pause", module="tools", package="./pause")
@@ -63,11 +64,15 @@ def test_fails_only_where_a_cluster_is_required(cache, monkeypatch, required, wa
     assert main(["--control-plane"]) == want_code
 
 
-def test_another_go_sum_is_another_folder(cache, tmp_path, monkeypatch):
-    before = binaries()
+@pytest.mark.parametrize("changed", FAMILIES, ids=lambda family: family.modules[-1])
+def test_another_go_sum_is_another_folder_of_its_family_alone(
+    cache, tmp_path, monkeypatch, changed
+):
+    before = [binaries(family) for family in FAMILIES]
     sources = shutil.copytree(builder.GO, tmp_path / "go")
     monkeypatch.setattr(builder, "GO", sources)
-    assert binaries() == before
-    with (sources / "tools" / "go.sum").open("a") as sums:
+    assert [binaries(family) for family in FAMILIES] == before
+    with (sources / changed.modules[-1] / "go.sum").open("a") as sums:
         sums.write("\n")
-    assert binaries() != before
+    moved = [f for f, folder in zip(FAMILIES, before, strict=True) if binaries(f) != folder]
+    assert moved == [changed]
