@@ -146,6 +146,7 @@ class LearningRate(Model):
     """A schedule over samples, times a factor for the effective batch."""
 
     peak: Annotated[float, Field(gt=0, le=1000)] = 1e-3
+    """Highest rate, at the reference batch."""
     schedule: ScheduleName = ScheduleName.COSINE
     warmup_samples: Count = 0
     """Samples of linear warm-up from zero."""
@@ -206,7 +207,9 @@ class ScalingPolicy(Model):
     mode: Scaling = Scaling.AUTO
     """Auto acts; Recommend explains everything and writes neither pod nor membership; Off does nothing."""
     scale_up_cooldown_seconds: Seconds = 60
+    """Shortest time between a change of the wanted number of pods and one to more pods."""
     scale_down_cooldown_seconds: Seconds = 300
+    """The same for a change to fewer pods."""
     ready_deadline_seconds: Seconds = 600
     """Pods that are not warm after this long are given back."""
     leave_deadline_seconds: Seconds = 60
@@ -219,7 +222,9 @@ class Pods(Model):
     """How many pods; the world size is pods x workersPerPod."""
 
     min: Annotated[int, Field(ge=1, le=65536)] = 1
+    """Fewest pods to train with by plan; a loss or a forced leave may leave fewer for a while."""
     max: Annotated[int, Field(ge=1, le=65536)] = 1
+    """Most pods; what `kubectl scale` and autoscalers set."""
     allowed: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(max_length=64)] = ()
     """Numbers of pods that the job may have; empty means any from min to max.
 
@@ -252,6 +257,7 @@ class Checkpoint(Model):
     every_seconds: Seconds | None = 600
     """Time between two checkpoints; null means only at the end and when the job leaves its pods."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Newest checkpoints that are kept."""
 
 
 class FailurePolicy(Model):
@@ -283,6 +289,7 @@ class JobSpec(Model):
     epochs: Annotated[float, Field(gt=0, le=10**6)] | None = None
     """Length of the run in passes over the data set."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of initial parameters, of the order of samples and of augmentation."""
     batch: Batch
     learning_rate: LearningRate = LearningRate()
     training: Training = Training()
@@ -291,10 +298,14 @@ class JobSpec(Model):
     checkpoint: Checkpoint = Checkpoint()
     failure_policy: FailurePolicy = FailurePolicy()
     suspend: bool = False
+    """True: save a checkpoint and give back all pods. False: go on at the next sample."""
     managed_by: Annotated[str, Field(max_length=253)] | None = None
+    """Who acts for the job; absent or `concertina.dev/operator` is this operator. Never changes."""
     cleanup_policy: CleanupPolicy = CleanupPolicy.RUNNING
     active_deadline_seconds: Seconds | None = None
+    """The job fails after this long, the time while it was suspended left out. Absent: never."""
     ttl_seconds_after_finished: Seconds | None = None
+    """The job is deleted this long after its end. Absent: it is kept."""
 
     @model_validator(mode="after")
     def _has_a_length(self) -> Self:

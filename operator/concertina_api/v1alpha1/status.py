@@ -34,18 +34,25 @@ class Condition(Model):
 
     type: ConditionType
     status: Annotated[str, Field(pattern="^(True|False|Unknown)$")]
+    """Whether it holds."""
     reason: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
+    """One stable word, for programs."""
     message: Annotated[str, Field(max_length=1024)] = ""
+    """A sentence with the numbers, for people."""
     observed_generation: Count = 0
     last_transition_time: AwareDatetime | None = None
+    """When status last changed."""
 
 
 class PodCounts(Model):
     """Pods as numbers."""
 
     wanted: Count = 0
+    """Pods that the job should have now."""
     ready: Count = 0
+    """Pods that a round may name: their workers are warm."""
     running: Count = 0
+    """Pods whose containers run."""
     outdated: Count = 0
     """Pods that were built from an older template than the job has now; they keep it."""
     granted: Count | None = None
@@ -58,6 +65,7 @@ class BatchStatus(Model):
     requested: Count = 0
     effective: Count = 0
     accumulation: Count = 0
+    """Micro-batches that a worker runs in a step."""
     sequence: Count = 0
     reason: Text = ""
 
@@ -69,8 +77,10 @@ class ProgressStatus(Model):
     samples: Count = 0
     loss: Finite | None = None
     noise_scale: Finite | None = None
+    """Gradient noise scale in samples."""
     samples_per_second: Duration | None = None
     finishes_at: AwareDatetime | None = None
+    """Estimate, from the present throughput."""
 
 
 class LastResize(Model):
@@ -83,6 +93,7 @@ class LastResize(Model):
     phases: Annotated[
         dict[Annotated[str, Field(max_length=32)], Duration], Field(max_length=16)
     ] = Field(default_factory=dict)
+    """Seconds of each phase of the pause."""
     at: AwareDatetime | None = None
 
 
@@ -121,14 +132,20 @@ class JobStatus(Model):
     """Label selector of the job's pods, for the `scale` subresource."""
     pods: PodCounts = PodCounts()
     world_size: Count = 0
+    """Workers of the newest round that is acknowledged."""
     round: Count = 0
+    """Number of the newest round."""
     batch: BatchStatus = BatchStatus()
     progress: ProgressStatus = ProgressStatus()
     last_resize: LastResize | None = None
     resizes: Count = 0
+    """Acknowledged rounds that changed the number of workers."""
     gpu_seconds: Duration = 0.0
+    """Seconds that pods held GPUs: from their placing on a node to their trainer's end."""
     start_time: AwareDatetime | None = None
+    """When an operator first planned the job."""
     completion_time: AwareDatetime | None = None
+    """When the job completed or failed."""
     scaled_at: AwareDatetime | None = None
     """When the number of wanted pods last changed; cooldowns count from here."""
     below_min_since: AwareDatetime | None = None
