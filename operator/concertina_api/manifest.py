@@ -6,7 +6,7 @@ mapping, raises InvalidJob with one line per mistake.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -19,6 +19,28 @@ YAML_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z
 """Numbers as kubectl reads them: 3e-4, which YAML 1.1 takes for a text, is one of them."""
 YAML_NUMBER_STARTS = tuple("-+.0123456789")
 """The characters that a number may start with; a YAML resolver is looked up by them."""
+KIND = "AdaptiveTrainingJob"
+_MOST_CHARACTERS = 200
+"""Of what a user wrote that a message repeats."""
+
+
+def job_document(documents: Sequence[object], *, source: str = "manifest") -> object:
+    """The document that describes the job, among all of a file.
+
+    A file may hold more than the job: what kubectl applies with it, such as the claim of a volume.
+    One document alone is the job, whatever it calls itself. Raises InvalidJob for several jobs, or
+    for none among several documents.
+    """
+    if len(documents) == 1:
+        return documents[0]
+    kinds = [_kind(document) for document in documents]
+    jobs = [item for item, kind in zip(documents, kinds, strict=True) if kind == KIND]
+    if len(jobs) == 1:
+        return jobs[0]
+    held = f"{len(documents)} YAML documents"
+    if kinds:
+        held += f" ({', '.join(kinds)[:_MOST_CHARACTERS]})"
+    raise InvalidJob(f"{source} holds {held}; exactly one of them must be an {KIND}")
 
 
 def parse_job(document: object, *, source: str = "manifest") -> AdaptiveTrainingJob:
@@ -36,6 +58,11 @@ def parse_job(document: object, *, source: str = "manifest") -> AdaptiveTraining
     if converted := list(_converted(document["spec"], read, place="spec")):
         raise _invalid(source, converted)
     return job
+
+
+def _kind(document: object) -> str:
+    kind = document.get("kind") if isinstance(document, Mapping) else None
+    return kind if isinstance(kind, str) else "no kind"
 
 
 def _invalid(source: str, mistakes: Iterable[str]) -> InvalidJob:

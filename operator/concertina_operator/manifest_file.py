@@ -1,7 +1,8 @@
-"""Reads a manifest file for the command line: one YAML document, strictly.
+"""Reads the job of a manifest file for the command line, strictly.
 
-Every mistake is an InvalidJob that names the file, the place and the rule; keys that appear twice
-are mistakes too, which YAML itself would let pass.
+Other documents of the file are kubectl's: they must be YAML, and are not looked at. Every mistake
+is an InvalidJob that names the file, the place and the rule; keys that appear twice are mistakes
+too, which YAML itself would let pass.
 """
 
 from collections.abc import Hashable
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from concertina_api.errors import InvalidJob
-from concertina_api.manifest import YAML_NUMBER, YAML_NUMBER_STARTS, parse_job
+from concertina_api.manifest import YAML_NUMBER, YAML_NUMBER_STARTS, job_document, parse_job
 from concertina_api.v1alpha1 import AdaptiveTrainingJob
 
 MAX_BYTES = 1 << 20
@@ -44,9 +45,7 @@ def _document(path: Path) -> object:
         raise InvalidJob(f"{place}: not valid YAML: {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidJob(f"{path}: not valid YAML: {error}") from error
-    if len(documents) != 1:
-        raise InvalidJob(f"{path} holds {len(documents)} YAML documents; a manifest is exactly one")
-    return documents[0]
+    return job_document(documents, source=str(path))
 
 
 class _Dumper(yaml.SafeDumper):

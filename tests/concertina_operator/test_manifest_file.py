@@ -24,6 +24,15 @@ def test_reads_one_document(tmp_path: Path) -> None:
     assert load_job(path).spec.batch.max == 32
 
 
+def test_reads_the_job_among_what_kubectl_applies_with_it(tmp_path: Path) -> None:
+    claim = (
+        "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: tiny, labels: {a: 3e-4}}\n"
+    )
+    path = tmp_path / "job.yaml"
+    path.write_text(f"# a comment alone\n---\n{claim}---\n{GOOD}---\n{claim}")
+    assert load_job(path).metadata.name == "tiny"
+
+
 @pytest.mark.parametrize(
     ("written", "want"),
     [
@@ -63,8 +72,21 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
     [
         pytest.param("a: [1, 2", "job.yaml:1:9: not valid YAML", id="syntax"),
         pytest.param("a: b: c\n", "job.yaml:1:5: not valid YAML", id="nested-mapping"),
-        pytest.param(GOOD + "---\n" + GOOD, "2 YAML documents", id="two-documents"),
-        pytest.param("", "0 YAML documents", id="empty"),
+        pytest.param(
+            GOOD + "---\n" + GOOD,
+            "2 YAML documents (AdaptiveTrainingJob, AdaptiveTrainingJob); exactly one of them",
+            id="two-jobs",
+        ),
+        pytest.param(
+            "kind: Secret\n---\n- a\n---\nkind: [x]\n",
+            "3 YAML documents (Secret, no kind, no kind); exactly one of them must be",
+            id="no-job-among-several",
+        ),
+        pytest.param("kind: Secret\n", "kind: Input should be", id="another-kind-alone"),
+        pytest.param(
+            f"{GOOD}---\na: 1\na: 2\n", "'a' appears twice", id="key-twice-beside-the-job"
+        ),
+        pytest.param("", "0 YAML documents; exactly one of them", id="empty"),
         pytest.param("- a\n", "expected a mapping, got list", id="list"),
         pytest.param(GOOD + "  samples: 8\n", "'samples' appears twice", id="key-twice"),
         pytest.param("a: !!python/object:os.system {}\n", "not valid YAML", id="python-object"),

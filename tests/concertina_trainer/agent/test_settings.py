@@ -50,6 +50,17 @@ def test_a_manifest_says_the_same_to_the_trainer_as_to_the_operator(tmp_path):
     assert (job.spec.learning_rate.peak, job.spec.config["note"]) == (0.0003, "3e-4")
 
 
+def test_workers_find_the_job_among_what_kubectl_applies_with_it(tmp_path):
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "tiny"}}
+    path = tmp_path / "job.yaml"
+    path.write_text(f"---\n{yaml.safe_dump_all([claim, job_manifest(workers=2)])}---\n")
+
+    assert load_job(path) == load_for_the_operator(path)
+    path.write_text(yaml.safe_dump_all([claim, claim]))
+    with pytest.raises(InvalidJob, match="2 YAML documents"):
+        load_job(path)
+
+
 def test_a_small_number_is_a_number_in_a_manifest_of_json(tmp_path):
     manifest = job_manifest(workers=2)
     manifest["spec"] |= {"learningRate": {"peak": 1e-05}, "config": {"epsilon": 1e-08}}

@@ -8,7 +8,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from concertina_api.errors import InvalidJob
-from concertina_api.manifest import YAML_NUMBER, YAML_NUMBER_STARTS, parse_job
+from concertina_api.manifest import YAML_NUMBER, YAML_NUMBER_STARTS, job_document, parse_job
 from concertina_api.v1alpha1 import AdaptiveTrainingJob
 from concertina_api.v1alpha1.base import Host, Name, Token
 from concertina_trainer.agent.api_server import Access
@@ -104,10 +104,11 @@ def is_in_cluster(environment: Mapping[str, str]) -> bool:
 def load_job(path: Path) -> AdaptiveTrainingJob:
     """The manifest at `path`. Raises InvalidJob when it cannot be read or is wrong."""
     try:
-        document = _Loader(path.read_text(encoding="utf-8")).get_single_data()
+        text = path.read_text(encoding="utf-8")
+        documents = [item for item in yaml.load_all(text, Loader=_Loader) if item is not None]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidJob(f"cannot read the job's manifest {path}: {error}") from error
-    return parse_job(document, source=str(path))
+    return parse_job(job_document(documents, source=str(path)), source=str(path))
 
 
 class _Loader(yaml.SafeLoader):
