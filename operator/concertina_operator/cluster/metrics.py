@@ -5,6 +5,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from concertina_operator.cluster.metrics_table import METRICS as METRICS
+
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 
 
