@@ -1,0 +1,57 @@
+{{/* Names and labels. The operator and the rights of trainers have names that the operator knows. */}}
+
+{{- define "concertina.name" -}}
+concertina-operator
+{{- end }}
+
+{{/* Selects the operator's pods: it never changes, or no Deployment could be upgraded. */}}
+{{- define "concertina.selector" -}}
+app.kubernetes.io/name: {{ include "concertina.name" . }}
+{{- end }}
+
+{{- define "concertina.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "concertina.selector" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: concertina
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.extraLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Annotations of what jobs need to train on: it outlasts the release. */}}
+{{- define "concertina.kept" -}}
+{{- if .Values.crds.keep -}}
+annotations:
+  helm.sh/resource-policy: keep
+{{- end }}
+{{- end }}
+
+{{- define "concertina.account" -}}
+{{- .Values.serviceAccount.name | default (include "concertina.name" .) }}
+{{- end }}
+
+{{- define "concertina.priorityClass" -}}
+{{- .Values.priorityClass.name | default (ternary (include "concertina.name" .) "" .Values.priorityClass.create) }}
+{{- end }}
+
+{{/* Reference of an image: a dictionary with `image`, one of the values, and `root`. */}}
+{{- define "concertina.image" -}}
+{{- with .image -}}
+{{- if .digest -}}
+{{ .repository }}{{ with .tag }}:{{ . }}{{ end }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ .tag | default $.root.Chart.AppVersion }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Rules that rights.py gives, by the name of the list: a dictionary with `rules` and `root`. */}}
+{{- define "concertina.rules" -}}
+{{- $all := .root.Files.Get "files/rules.yaml" | fromYaml -}}
+{{- range .rules }}
+{{ get $all . | toYaml }}
+{{- end }}
+{{- end }}
