@@ -87,6 +87,7 @@ def failures(
     count = start.model_copy(
         update={
             "count": start.count + (counted is not None),
+            "total": start.total + (counted is not None),
             "rounds": tuple(sorted({*start.rounds, *rounds}))[-REMEMBERED:],
             "uids": _remembered((*start.uids, *(entry.key for entry in found)), present),
             "good_step": step if counted else start.good_step,

@@ -10,15 +10,21 @@ from datetime import datetime, timedelta
 from concertina_api.batch import accumulation, num_micro_batches
 from concertina_api.v1alpha1 import (
     BatchStatus,
+    ConditionType,
+    Direction,
     JobSpec,
     JobStatus,
     LastResize,
+    Membership,
     Progress,
     ProgressStatus,
     Report,
     Resize,
+    ResizeCount,
 )
 from concertina_operator.acceptance import Standing
+from concertina_operator.conditions import holds
+from concertina_operator.observed import PodFacts
 
 
 def reports_of(standings: Iterable[Standing]) -> tuple[Report, ...]:
@@ -89,10 +95,8 @@ def last_resize(
     before: JobStatus, *, reports: Iterable[Report], reason: str, now: datetime
 ) -> tuple[LastResize | None, int]:
     """The newest resize and how many there were, when a round was newly acknowledged."""
-    resize = newest_resize(reports)
-    if resize is None or resize.round <= before.committed_round:
-        return before.last_resize, before.resizes
-    if resize.world_size_before in (0, resize.world_size):  # a start, or a loss that was replaced
+    resize = _new_resize(before, reports)
+    if resize is None or _direction(resize) is Direction.REPLACE:
         return before.last_resize, before.resizes
     newest = LastResize(
         from_world_size=resize.world_size_before,
@@ -105,21 +109,83 @@ def last_resize(
     return newest, before.resizes + 1
 
 
+def resize_counts(
+    before: JobStatus, *, reports: Iterable[Report], reason: str
+) -> tuple[ResizeCount, ...]:
+    """Resizes by direction and reason, when a round that was published for `reason` is there."""
+    resize = _new_resize(before, reports)
+    if resize is None:
+        return before.resize_counts
+    kind = (_direction(resize), reason)
+    counts = {(entry.direction, entry.reason): entry.count for entry in before.resize_counts}
+    counts[kind] = counts.get(kind, 0) + 1
+    return tuple(
+        ResizeCount(direction=direction, reason=why, count=count)
+        for (direction, why), count in sorted(counts.items())
+    )
+
+
 def gpu_seconds(
     before: JobStatus, *, standings: Iterable[Standing], workers_per_pod: int, now: datetime
 ) -> float:
     """Seconds that pods held GPUs, up to now: from their placing on a node to their trainer's end."""
-    if before.gpu_counted_at is None:
-        return before.gpu_seconds
-    elapsed = max((now - before.gpu_counted_at).total_seconds(), 0.0)
-    holding = sum(pod.placed and not pod.ended for pod in (entry.pod for entry in standings))
-    return round(before.gpu_seconds + holding * workers_per_pod * elapsed, 3)
+    num_pods = sum(holds_gpus(entry.pod) for entry in standings)
+    return _counted_on(before.gpu_seconds, before, num_gpus=num_pods * workers_per_pod, now=now)
+
+
+def training_gpu_seconds(
+    before: JobStatus,
+    *,
+    standings: Iterable[Standing],
+    membership: Membership | None,
+    workers_per_pod: int,
+    now: datetime,
+) -> float:
+    """The part of them held by members of a round that has trained since they were last counted."""
+    members = training_members(before, membership)
+    num_pods = sum(holds_gpus(entry.pod) and entry.pod.uid in members for entry in standings)
+    seconds = before.training_gpu_seconds
+    return _counted_on(seconds, before, num_gpus=num_pods * workers_per_pod, now=now)
+
+
+def holds_gpus(pod: PodFacts) -> bool:
+    """Whether a node keeps GPUs for it."""
+    return pod.placed and not pod.ended
+
+
+def training_members(status: JobStatus, membership: Membership | None) -> frozenset[str]:
+    """The uids of the pods that train; nobody's while no round does."""
+    if membership is None or not holds(status, ConditionType.READY):
+        return frozenset()
+    return frozenset(member.uid for member in membership.members)
 
 
 def active_time(before: JobStatus, *, now: datetime) -> timedelta:
     """How long the job was active: the time while it was suspended does not count."""
     running = now - before.active_since if before.active_since is not None else timedelta(0)
     return timedelta(seconds=before.active_seconds) + running
+
+
+def _new_resize(before: JobStatus, reports: Iterable[Report]) -> Resize | None:
+    """The newest acknowledged round, unless it was counted before or is a start."""
+    resize = newest_resize(reports)
+    if resize is None or resize.round <= before.committed_round or not resize.world_size_before:
+        return None
+    return resize
+
+
+def _direction(resize: Resize) -> Direction:
+    if resize.world_size == resize.world_size_before:
+        return Direction.REPLACE
+    return Direction.GROW if resize.world_size > resize.world_size_before else Direction.SHRINK
+
+
+def _counted_on(seconds: float, before: JobStatus, *, num_gpus: int, now: datetime) -> float:
+    """Seconds of GPUs, with those since they were last counted."""
+    if before.gpu_counted_at is None:
+        return seconds
+    elapsed = max((now - before.gpu_counted_at).total_seconds(), 0.0)
+    return round(seconds + num_gpus * elapsed, 3)
 
 
 def _printable(value: float | None) -> float | None:

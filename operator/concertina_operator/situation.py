@@ -119,6 +119,7 @@ def _books(observed: Observed, *, standings: tuple[Standing, ...], now: datetime
     newest, resizes = ledger.last_resize(
         before, reports=reports, reason=resizing.message if resizing else "", now=now
     )
+    workers_per_pod = job.spec.pods.workers_per_pod
     world_size = observed.membership.world_size if observed.membership else 0
     return before.model_copy(
         update={
@@ -132,10 +133,17 @@ def _books(observed: Observed, *, standings: tuple[Standing, ...], now: datetime
             "committed_round": ledger.committed_round(before.committed_round, reports),
             "last_resize": newest,
             "resizes": resizes,
+            "resize_counts": ledger.resize_counts(
+                before, reports=reports, reason=resizing.reason if resizing else "Unknown"
+            ),
             "gpu_seconds": ledger.gpu_seconds(
+                before, standings=standings, workers_per_pod=workers_per_pod, now=now
+            ),
+            "training_gpu_seconds": ledger.training_gpu_seconds(
                 before,
                 standings=standings,
-                workers_per_pod=job.spec.pods.workers_per_pod,
+                membership=observed.membership,
+                workers_per_pod=workers_per_pod,
                 now=now,
             ),
             "gpu_counted_at": now,

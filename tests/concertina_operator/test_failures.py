@@ -171,9 +171,10 @@ def test_a_pod_that_fails_at_its_start_does_not_count_while_others_train():
 
 @pytest.mark.parametrize(("step", "want_count"), [(1039, 3), (1040, 0)])
 def test_the_count_starts_anew_after_a_thousand_good_steps(step, want_count):
-    before = FailureCount(count=3, rounds=(1, 2, 3), good_step=40)
+    before = FailureCount(count=3, total=9, rounds=(1, 2, 3), good_step=40)
     got = news([], before=before, step=step)
     assert (got.count.count, got.count.rounds) == (want_count, (1, 2, 3))
+    assert got.count.total == 9
 
 
 def test_the_memory_of_failures_is_bounded():
@@ -181,7 +182,7 @@ def test_the_memory_of_failures_is_bounded():
     for number in range(1, 600):
         standing = a_standing(failure=a_failure(round=number, incarnation=f"i{number}"))
         count = news([standing], before=count, membership=a_membership(number, 0)).count
-    assert count.count == 599
+    assert count.count == count.total == 599
     assert max(len(count.rounds), len(count.uids)) <= 1024
     assert count.rounds[-1] == 599
 

@@ -1,10 +1,18 @@
 import pytest
 
-from concertina_api.v1alpha1 import BatchStatus, JobStatus, ProgressStatus
+from concertina_api.v1alpha1 import (
+    BatchStatus,
+    Condition,
+    ConditionType,
+    JobStatus,
+    ProgressStatus,
+    ResizeCount,
+)
 from concertina_operator import ledger
 from concertina_operator.acceptance import Standing
 from concertina_operator.observed import Phase
 from tests.concertina_operator.factories import (
+    a_membership,
     a_pod,
     a_report,
     a_request,
@@ -93,6 +101,78 @@ def test_a_resize_is_counted_when_its_round_is_first_acknowledged():
 def test_a_start_and_a_replacement_are_no_resizes(before, after):
     report = a_report(acknowledged=an_acknowledgement(2, before=before, after=after))
     assert ledger.last_resize(JobStatus(), reports=[report], reason="", now=at(0)) == (None, 0)
+
+
+GREW = ResizeCount(direction="Grow", reason="Growing", count=3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason", "want"),
+    [
+        pytest.param((0, 2), "Starting", (GREW,), id="a start is none"),
+        pytest.param(
+            (1, 2), "Growing", (GREW.model_copy(update={"count": 4}),), id="once more of a kind"
+        ),
+        pytest.param(
+            (2, 1),
+            "Loss",
+            (GREW, ResizeCount(direction="Shrink", reason="Loss", count=1)),
+            id="the first of a kind",
+        ),
+        pytest.param(
+            (2, 2),
+            "Loss",
+            (GREW, ResizeCount(direction="Replace", reason="Loss", count=1)),
+            id="a replacement",
+        ),
+    ],
+)
+def test_resizes_are_counted_by_direction_and_reason_once_for_each_round(sizes, reason, want):
+    report = a_report(acknowledged=an_acknowledgement(2, before=sizes[0], after=sizes[1]))
+    before = JobStatus(committed_round=1, resize_counts=(GREW,))
+    got = ledger.resize_counts(before, reports=[report], reason=reason)
+    assert got == want
+    known = before.model_copy(update={"committed_round": 2, "resize_counts": got})
+    assert ledger.resize_counts(known, reports=[report], reason=reason) == want
+
+
+def a_status(*, is_ready, **fields):
+    status = "True" if is_ready else "False"
+    ready = Condition(type=ConditionType.READY, status=status, reason="Training")
+    return JobStatus(conditions=(ready,), gpu_counted_at=at(0), **fields)
+
+
+@pytest.mark.parametrize(
+    ("before", "membership", "want"),
+    [
+        pytest.param(a_status(is_ready=True), a_membership(1, 0, 1, 3), 4 * 5, id="members train"),
+        pytest.param(a_status(is_ready=False), a_membership(1, 0), 0, id="the round is open"),
+        pytest.param(a_status(is_ready=True), None, 0, id="nobody is a member"),
+        pytest.param(JobStatus(), a_membership(1, 0), 0, id="nothing was counted before"),
+        pytest.param(
+            a_status(is_ready=True, training_gpu_seconds=7.5),
+            a_membership(1, 0, 2),
+            7.5 + 4 * 5,
+            id="one pod is only being started",
+        ),
+    ],
+)
+def test_members_of_a_round_that_trained_use_their_gpus_and_the_others_hold_them_idle(
+    before, membership, want
+):
+    standings = [
+        a_standing(0),
+        a_standing(1, pod={"exit_code": 0, "phase": Phase.SUCCEEDED}),
+        a_standing(2, pod={"placed": False, "phase": Phase.PENDING}),
+        a_standing(4),
+    ]
+    got = ledger.training_gpu_seconds(
+        before, standings=standings, membership=membership, workers_per_pod=4, now=at(5)
+    )
+    assert got == want
+    assert got - before.training_gpu_seconds <= ledger.gpu_seconds(
+        before, standings=standings, workers_per_pod=4, now=at(5)
+    )
 
 
 def test_gpu_seconds_grow_while_pods_that_have_a_node_run():

@@ -97,10 +97,31 @@ class LastResize(Model):
     at: AwareDatetime | None = None
 
 
+class Direction(StrEnum):
+    """What a resize does to the number of workers."""
+
+    GROW = "Grow"
+    SHRINK = "Shrink"
+    REPLACE = "Replace"
+    """As many as before, but not the same ones."""
+
+
+class ResizeCount(Model):
+    """Resizes of one kind since the job was created."""
+
+    direction: Direction
+    reason: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
+    """Why the round was published: the reason of the Resizing condition."""
+    count: Count = 0
+
+
 class FailureCount(Model):
     """Failures that count against backoffLimit: once per round, by pod."""
 
     count: Count = 0
+    """Failures since the count last started anew."""
+    total: Count = 0
+    """Failures since the job was created."""
     rounds: Annotated[tuple[Count, ...], Field(max_length=1024)] = ()
     """Rounds whose failure was counted."""
     uids: Annotated[tuple[Token, ...], Field(max_length=65536)] = ()
@@ -140,8 +161,12 @@ class JobStatus(Model):
     last_resize: LastResize | None = None
     resizes: Count = 0
     """Acknowledged rounds that changed the number of workers."""
+    resize_counts: Annotated[tuple[ResizeCount, ...], Field(max_length=64)] = ()
+    """Acknowledged rounds after the first by kind, those with as many workers as before too."""
     gpu_seconds: Duration = 0.0
     """Seconds that pods held GPUs: from their placing on a node to their trainer's end."""
+    training_gpu_seconds: Duration = 0.0
+    """The part of gpuSeconds held by members of a round that trained."""
     start_time: AwareDatetime | None = None
     """When an operator first planned the job."""
     completion_time: AwareDatetime | None = None
