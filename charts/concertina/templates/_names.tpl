@@ -55,3 +55,11 @@ annotations:
 {{ get $all . | toYaml }}
 {{- end }}
 {{- end }}
+
+{{/* The operator's service account, as a flow schema names it. */}}
+{{- define "concertina.flowSubject" -}}
+- kind: ServiceAccount
+  serviceAccount:
+    name: {{ include "concertina.account" . }}
+    namespace: {{ .Release.Namespace }}
+{{- end }}

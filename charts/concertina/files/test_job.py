@@ -1,0 +1,125 @@
+"""Trains the job of a file to its end and deletes it: what `helm test` runs in a pod.
+
+Called as `test_job.py JOB.json SECONDS [FOLDER]`; the folder is that of the pod's service account.
+Ends with 0 when the job completed, else with 1 and the job's own words why.
+"""
+
+# ruff: noqa: S310, T201
+import json
+import os
+import signal
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+POLL_SECONDS = 1.0
+GONE_SECONDS = 60.0
+NOT_FOUND, CONFLICT = 404, 409
+
+
+class Server:
+    """The API server, as the pod's service account may use it."""
+
+    def __init__(self, folder: Path) -> None:
+        host, port = (os.environ[f"KUBERNETES_SERVICE_{name}"] for name in ("HOST", "PORT"))
+        self._url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+        self._folder = folder
+        self._tls = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+        # On by default since Python 3.13; many clusters sign with less than it asks for.
+        self._tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
+
+    def call(self, verb: str, path: str, body: dict | None = None) -> dict:
+        """The decoded answer. Raises urllib.error.HTTPError for a refusal."""
+        token = (self._folder / "token").read_text().strip()
+        request = urllib.request.Request(
+            self._url + path,
+            method=verb,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, context=self._tls, timeout=30) as answer:
+            return json.load(answer)
+
+
+def ended(job: dict) -> str | None:
+    """Completed or Failed; None while the job goes on."""
+    conditions = job.get("status", {}).get("conditions", ())
+    true = {each["type"] for each in conditions if each["status"] == "True"}
+    return next((name for name in ("Completed", "Failed") if name in true), None)
+
+
+def told(job: dict) -> str:
+    """The conditions of a job in words, one a line."""
+    status = job.get("status", {})
+    lines = [
+        f"  {each['type']}={each['status']} {each.get('reason', '')}: {each.get('message', '')}"
+        for each in status.get("conditions", ())
+    ]
+    if not lines:
+        lines = ["  no conditions: no operator has looked at it"]
+    return "\n".join([f"state: {status.get('state', '')}", *lines])
+
+
+def create(server: Server, collection: str, job: dict) -> None:
+    """Create the job in the place of one that an earlier test has left."""
+    try:
+        server.call("POST", collection, job)
+    except urllib.error.HTTPError as error:
+        if error.code != CONFLICT:
+            raise
+        delete(server, f"{collection}/{job['metadata']['name']}")
+        server.call("POST", collection, job)
+
+
+def wait(server: Server, path: str, *, seconds: float) -> dict:
+    """The job as it is when it has ended, or when its time is over."""
+    deadline = time.monotonic() + seconds
+    while not ended(job := server.call("GET", path)) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return job
+
+
+def delete(server: Server, path: str) -> None:
+    """Delete the job and wait until it and its pods are gone."""
+    deadline = time.monotonic() + GONE_SECONDS
+    try:
+        server.call("DELETE", path, {"propagationPolicy": "Foreground"})
+        while time.monotonic() < deadline:
+            server.call("GET", path)
+            time.sleep(POLL_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code != NOT_FOUND:
+            raise
+
+
+def main(file: str, seconds: str, folder: str = SERVICE_ACCOUNT) -> int:
+    """The exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the job goes when the pod is deleted
+    job = json.loads(Path(file).read_text())
+    name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
+    collection = f"/apis/{job['apiVersion']}/namespaces/{namespace}/adaptivetrainingjobs"
+    server = Server(Path(folder))
+    began = time.monotonic()
+    try:
+        create(server, collection, job)
+        try:
+            found = wait(server, f"{collection}/{name}", seconds=float(seconds))
+        finally:
+            delete(server, f"{collection}/{name}")
+    except urllib.error.HTTPError as error:
+        print(f"the API server answered {error.code}: {json.load(error)['message']}")
+        return 1
+    took = time.monotonic() - began
+    if ended(found) != "Completed":
+        print(f"{name} did not complete in {took:.0f} s\n{told(found)}")
+        return 1
+    print(f"{name} completed in {took:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,42 @@
+{{/* Parts that the network policies of the operator and of jobs share. */}}
+
+{{/* Who scrapes. */}}
+{{- define "concertina.fromPrometheus" -}}
+{{- with .Values.networkPolicies.prometheus -}}
+- namespaceSelector:
+    {{- if .namespaceLabels }}
+    matchLabels:
+      {{- toYaml .namespaceLabels | nindent 6 }}
+    {{- else }} {}
+    {{- end }}
+  {{- with .podLabels }}
+  podSelector:
+    matchLabels:
+      {{- toYaml . | nindent 6 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* DNS, wherever it is: some clusters have it on each node. */}}
+{{- define "concertina.toDNS" -}}
+- ports:
+    - {protocol: UDP, port: 53}
+    - {protocol: TCP, port: 53}
+{{- end }}
+
+{{/* The API server: it is no pod, and a network sees its address before its Service or behind. */}}
+{{- define "concertina.toApiServer" -}}
+{{- with .Values.networkPolicies.apiServer -}}
+- ports:
+    {{- range .ports }}
+    - {protocol: TCP, port: {{ int . }}}
+    {{- end }}
+  {{- with .cidrs }}
+  to:
+    {{- range . }}
+    - ipBlock:
+        cidr: {{ . | quote }}
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- end }}
