@@ -142,6 +142,10 @@ class Task(ABC):
         """Held-out data by name; each is evaluated with `loss` in eval mode."""
         return {}
 
+    def tokens_per_sample(self) -> int | None:
+        """Tokens that the model learns from in one sample, for the metrics; None: not told."""
+        return None
+
     def on_step(self, record: Mapping[str, Any]) -> StopTraining | None:
         """Called on the leader with every row of the record, as it is written to steps.jsonl."""
         del record

@@ -13,7 +13,7 @@ from tests.ports import free_port
 
 
 def collector():
-    return PodCollector(Tally(), namespace="lab", job="tiny")
+    return PodCollector(Tally(), namespace="lab", job="tiny", pod="tiny-0")
 
 
 def status_of(port, path, host="127.0.0.1"):

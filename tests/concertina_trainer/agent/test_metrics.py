@@ -1,9 +1,13 @@
 import re
 import urllib.request
+from pathlib import Path
+
+import pytest
 
 from concertina_api.v1alpha1 import BatchSizeRequest, Progress, Resize
 from concertina_trainer.agent.endpoint import serve_endpoint
-from concertina_trainer.agent.mailbox import WorkerStatus
+from concertina_trainer.agent.energy import EnergyMeter
+from concertina_trainer.agent.mailbox import Measured, WorkerStatus
 from concertina_trainer.agent.metrics import METRICS, PodCollector, Tally
 from tests.ports import free_port
 
@@ -31,13 +35,39 @@ def resize(number, *, before=1, step=0, pause_seconds=0.5):
     )
 
 
+MEASURED = Measured(
+    learning_rate=1e-3,
+    accumulation_micro_batches=2,
+    gradient_norm=1.5,
+    gradient_variance=0.25,
+    noise_estimate_age_samples=64,
+    rule_ratio=1.2,
+    rule_threshold=1.4,
+)
+
+
+def collector(tally, **facts):
+    return PodCollector(tally, namespace="lab", job="tiny", pod="tiny-0", **facts)
+
+
+def collected(tally, **facts):
+    """Values of all series by name and own label."""
+    return {
+        (family.name, *list(sample.labels.values())[2:]): sample.value
+        for family in collector(tally, **facts).collect()
+        for sample in family.samples
+    }
+
+
 def values(tally):
     return {name.removeprefix("concertina_"): value for name, value in tally.reading.values.items()}
 
 
 def test_counters_are_zero_before_anything_happened():
     assert set(Tally().reading.values.values()) == {0.0}
-    assert set(Tally().reading.values) == {m.name for m in METRICS if m.type == "counter"}
+    told_by_some = {"concertina_tokens_total", "concertina_device_energy_joules_total"}
+    counters = {metric.name for metric in METRICS if metric.type == "counter"}
+    assert set(Tally().reading.values) == counters - told_by_some
 
 
 def test_counters_go_on_after_workers_were_started_again():
@@ -81,15 +111,66 @@ def test_a_resize_is_counted_once_and_the_start_is_none():
 
 
 def test_a_pod_that_does_not_lead_tells_nothing_about_the_job():
-    tally = Tally()
-    tally.update([status(step=3, state_bytes=5)], restarts=0)
+    tally = Tally(checkpoint_interval_seconds=600)
+    told = {"measured": MEASURED, "safe_at": 5.0, "checkpoint_seconds": 1.0, "state_bytes": 5}
+    gauges = {metric.name for metric in METRICS if metric.type == "gauge"}
+    tally.update([status(step=3, tokens_per_sample=4, acknowledged=resize(1), **told)], restarts=0)
     assert values(tally)["loss"] == 0.5
     assert values(tally)["global_batch_requested_samples"] == 32
+    assert values(tally)["rule_ratio"] == 1.2
 
-    tally.update([status(rank=2, step=4, state_bytes=5)], restarts=0)
+    tally.update([status(rank=2, step=4, acknowledged=resize(1), **told)], restarts=0)
 
-    assert not {"loss", "round", "world_size"} & set(values(tally))
+    assert gauges & {name for name, *_ in collected(tally)} == {"concertina_worker_state_bytes"}
     assert values(tally)["worker_state_bytes"] == 5
+
+
+def test_tokens_are_counted_where_the_task_tells_how_many_a_sample_has():
+    tally = Tally()
+    tally.update([status("a", samples_trained=0, tokens_per_sample=64)], restarts=0)
+    assert "tokens_total" not in values(tally)
+    tally.update([status("a", samples_trained=10, tokens_per_sample=64)], restarts=0)
+    tally.update([status("b", samples_trained=2, tokens_per_sample=64)], restarts=1)
+
+    assert values(tally)["tokens_total"] == 12 * 64
+
+
+def test_the_age_of_a_checkpoint_is_that_of_the_scrape():
+    tally = Tally()
+    tally.update([status(step=1, safe_at=100.0)], restarts=0)
+
+    for now in (100.0, 160.0):
+        age = collected(tally, clock=lambda now=now: now)["concertina_checkpoint_age_seconds",]
+        assert age == now - 100
+    assert "concertina_checkpoint_interval_seconds" not in tally.reading.values
+
+
+def test_memory_of_devices_is_that_of_all_workers_of_the_pod():
+    tally = Tally()
+    workers = [status(local_rank=rank, rank=4 + rank, device_bytes=10) for rank in (0, 1)]
+    tally.update(workers, restarts=0)
+
+    assert collected(tally)["concertina_device_memory_bytes", "tiny-0"] == 20
+
+
+def test_energy_is_what_devices_have_used_since_they_were_first_asked():
+    told = {"GPU-a": 1000.0, "GPU-b": 50.0}
+    meter = EnergyMeter(told.get)
+    assert meter.joules([]) is None
+    assert meter.joules(["GPU-a"]) == 0
+    told["GPU-a"] = 1100.0
+    assert meter.joules(["GPU-a", "GPU-a", "GPU-b"]) == 100
+    told |= {"GPU-a": 7.0, "GPU-b": 60.0}  # the driver of one was loaded anew
+    assert meter.joules(["GPU-a", "GPU-b"]) == 110
+    told["GPU-a"] = 9.0
+    assert meter.joules(["GPU-a"]) == 112
+    assert meter.joules([]) == 112
+    assert EnergyMeter({}.get).joules(["GPU-a"]) is None
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="has a GPU")
+def test_without_a_gpu_no_energy_is_told():
+    assert EnergyMeter().joules(["GPU-0"]) is None
 
 
 def test_requested_and_effective_batch_are_two_metrics():
@@ -102,7 +183,7 @@ def test_requested_and_effective_batch_are_two_metrics():
 
 
 def test_every_metric_of_the_table_is_served_with_its_type_and_labels():
-    tally = Tally()
+    tally = Tally(checkpoint_interval_seconds=600)
     progress = Progress(
         step=2, samples=8, loss=1, noise_scale=64, samples_per_second=3, world_size=2, round=1
     )
@@ -113,11 +194,17 @@ def test_every_metric_of_the_table_is_served_with_its_type_and_labels():
         "checkpoint_blocking_seconds": 0.2,
         "state_bytes": 1,
         "peak_bytes": 2,
+        "measured": MEASURED,
+        "samples_trained": 8,
+        "tokens_per_sample": 64,
+        "safe_at": 0.0,
+        "checkpoint_seconds": 0.3,
+        "device": "GPU-a",
+        "device_bytes": 3,
     }
     tally.update([status(**everything)], restarts=0)
-    server = serve_endpoint(
-        PodCollector(tally, namespace="lab", job="tiny"), port=free_port(), is_ready=lambda: True
-    )
+    meter = EnergyMeter({"GPU-a": 5.0}.get)
+    server = serve_endpoint(collector(tally, energy=meter), port=free_port(), is_ready=lambda: True)
     try:
         port = server.server_address[1]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
@@ -128,7 +215,8 @@ def test_every_metric_of_the_table_is_served_with_its_type_and_labels():
 
     for metric in METRICS:
         assert f"# TYPE {metric.name} {metric.type}" in text
-        assert re.search(rf'^{metric.name}{{job="tiny",namespace="lab"', text, re.MULTILINE)
+        shown = ",".join(rf'{label}="[^"]+"' for label in sorted(metric.labels))
+        assert re.search(rf"^{metric.name}{{{shown}}} ", text, re.MULTILINE), metric.name
     assert 'last_resize_phase_seconds{job="tiny",namespace="lab",phase="build"} 0.2' in text
 
 
@@ -139,3 +227,10 @@ def test_the_table_follows_the_rules_for_names():
         assert re.fullmatch(r"concertina_[a-z_]+", metric.name)
         assert metric.name.endswith("_total") == (metric.type == "counter")
         assert metric.help.endswith(".")
+        assert metric.labels[:2] == ("namespace", "job")
+        assert len(metric.labels) <= 3
+
+
+def test_what_is_measured_has_the_name_of_its_metric():
+    names = {metric.name for metric in METRICS}
+    assert {f"concertina_{field}" for field in Measured.model_fields} <= names

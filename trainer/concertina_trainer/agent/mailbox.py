@@ -25,7 +25,15 @@ from concertina_api.v1alpha1 import (
     Resize,
     SavedCheckpoint,
 )
-from concertina_api.v1alpha1.base import Count, Duration, Model, Name, Token
+from concertina_api.v1alpha1.base import (
+    Count,
+    Duration,
+    Finite,
+    Model,
+    Name,
+    Positive,
+    Token,
+)
 
 Content = TypeVar("Content", bound=BaseModel)
 
@@ -35,6 +43,18 @@ class Notice(Model):
 
     deadline: Duration
     """By when, in seconds of time.monotonic(), which all processes of a machine share."""
+
+
+class Measured(Model):
+    """What the leader measured in its newest step, for the metrics: concertina_<field>."""
+
+    learning_rate: Finite
+    accumulation_micro_batches: Count
+    gradient_norm: Duration | None = None
+    gradient_variance: Finite | None = None
+    noise_estimate_age_samples: Count
+    rule_ratio: Duration | None = None
+    rule_threshold: Duration | None = None
 
 
 class WorkerStatus(Model):
@@ -59,8 +79,19 @@ class WorkerStatus(Model):
     samples_trained: Count = 0
     """Samples in steps that this process took as leader; counts for the metrics."""
     recomputed_micro_batches: Count = 0
-    checkpoint_blocking_seconds: Duration | None = None
+    tokens_per_sample: Positive | None = None
+    """None when the task does not tell it."""
     step_seconds: Duration | None = None
+    measured: Measured | None = None
+    checkpoint_blocking_seconds: Duration | None = None
+    checkpoint_seconds: Duration | None = None
+    """From the copy of the newest durable checkpoint until it was durable."""
+    safe_at: Duration | None = None
+    """When the state was as in the newest durable checkpoint, in seconds of time.monotonic()."""
+    device: Token | None = None
+    """UUID of the worker's GPU."""
+    device_bytes: Count | None = None
+    """Memory that the worker holds on it."""
 
 
 class Inbox(Generic[Content]):

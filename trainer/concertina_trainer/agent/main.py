@@ -42,7 +42,7 @@ def main(program: Sequence[str], environment: Mapping[str, str]) -> int:
     )
     try:
         settings = settings_from(environment)
-        tally = Tally()
+        tally = Tally(checkpoint_interval_seconds=settings.job.spec.checkpoint.every_seconds)
         if settings.metrics_port:
             _serve(tally, settings)
     except ConcertinaError as error:
@@ -54,7 +54,9 @@ def main(program: Sequence[str], environment: Mapping[str, str]) -> int:
 
 def _serve(tally: Tally, settings: Settings) -> None:
     metadata = settings.job.metadata
-    collector = PodCollector(tally, namespace=metadata.namespace, job=metadata.name)
+    collector = PodCollector(
+        tally, namespace=metadata.namespace, job=metadata.name, pod=settings.pod
+    )
     try:
         serve_endpoint(collector, port=settings.metrics_port, is_ready=lambda: tally.is_ready)
     except InvalidJob as error:

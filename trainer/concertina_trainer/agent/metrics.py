@@ -8,15 +8,21 @@ Series about the job are exported by the pod that leads and vanish from a pod th
 that a sum over pods is the job's number.
 """
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from concertina_api.v1alpha1 import Progress
+from concertina_trainer.agent.energy import EnergyMeter
 from concertina_trainer.agent.mailbox import WorkerStatus
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
+
+
+JOB = ("namespace", "job")
+"""Labels that every series has: the training job's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +33,28 @@ class Metric:
     type: Literal["counter", "gauge"]
     unit: str
     help: str
+    labels: tuple[str, ...] = JOB
+    """Of its series; JOB, and at most one of its own."""
 
 
 METRICS = (
     Metric("concertina_loss", "gauge", "", "Training loss of the newest step."),
     Metric("concertina_samples_total", "counter", "samples", "Samples trained."),
     Metric("concertina_steps_total", "counter", "steps", "Optimizer steps taken."),
+    Metric(
+        "concertina_tokens_total",
+        "counter",
+        "tokens",
+        "Tokens trained; of a task that tells how many a sample has.",
+    ),
     Metric("concertina_skipped_steps_total", "counter", "steps", "Steps that were not finite."),
     Metric("concertina_samples_per_second", "gauge", "samples/s", "Throughput of training."),
+    Metric(
+        "concertina_tokens_per_second",
+        "gauge",
+        "tokens/s",
+        "The same in tokens, where the task tells.",
+    ),
     Metric("concertina_step_seconds", "gauge", "s", "Duration of the newest step."),
     Metric(
         "concertina_global_batch_requested_samples",
@@ -48,7 +68,44 @@ METRICS = (
         "samples",
         "Global batch that runs, after cap and grid.",
     ),
-    Metric("concertina_noise_scale_samples", "gauge", "samples", "Gradient noise scale."),
+    Metric(
+        "concertina_accumulation_micro_batches",
+        "gauge",
+        "micro-batches",
+        "Micro-batches that one worker ran in the newest step.",
+    ),
+    Metric("concertina_learning_rate", "gauge", "", "Learning rate of the newest step."),
+    Metric(
+        "concertina_gradient_norm",
+        "gauge",
+        "",
+        "Norm of the gradient of the newest step, before clipping.",
+    ),
+    Metric(
+        "concertina_gradient_variance",
+        "gauge",
+        "",
+        "Variance of one sample's gradient, smoothed as the rule has it.",
+    ),
+    Metric("concertina_noise_scale_samples", "gauge", "samples", "Gradient noise scale, smoothed."),
+    Metric(
+        "concertina_noise_estimate_age_samples",
+        "gauge",
+        "samples",
+        "Samples since a step last told anything about gradient noise.",
+    ),
+    Metric(
+        "concertina_rule_ratio",
+        "gauge",
+        "",
+        "Batch that the gradient asks for over the batch that runs; none for Ramp and Fixed.",
+    ),
+    Metric(
+        "concertina_rule_threshold",
+        "gauge",
+        "",
+        "Ratio from which the next decision grows the batch.",
+    ),
     Metric("concertina_world_size", "gauge", "workers", "Workers of the round."),
     Metric("concertina_round", "gauge", "", "Number of the round that the workers are in."),
     Metric("concertina_resizes_total", "counter", "resizes", "Rounds committed after the first."),
@@ -64,6 +121,7 @@ METRICS = (
         "gauge",
         "s",
         "Parts of that pause, by label phase.",
+        (*JOB, "phase"),
     ),
     Metric(
         "concertina_micro_batches_recomputed_total",
@@ -77,6 +135,24 @@ METRICS = (
         "s",
         "Time that training waited for the newest checkpoint.",
     ),
+    Metric(
+        "concertina_checkpoint_seconds",
+        "gauge",
+        "s",
+        "Time from the copy of the newest checkpoint until it was durable.",
+    ),
+    Metric(
+        "concertina_checkpoint_age_seconds",
+        "gauge",
+        "s",
+        "Age of the state in the newest durable checkpoint; without one, since the pod leads.",
+    ),
+    Metric(
+        "concertina_checkpoint_interval_seconds",
+        "gauge",
+        "s",
+        "Time between two checkpoints as the job has it; none when it saves at its ends alone.",
+    ),
     Metric("concertina_worker_restarts_total", "counter", "restarts", "Starts after a failure."),
     Metric(
         "concertina_worker_state_bytes",
@@ -87,16 +163,38 @@ METRICS = (
     Metric(
         "concertina_worker_peak_bytes", "gauge", "bytes", "Largest memory of a worker of the pod."
     ),
+    Metric(
+        "concertina_device_memory_bytes",
+        "gauge",
+        "bytes",
+        "Memory that the pod's workers hold on their GPUs.",
+        (*JOB, "pod"),
+    ),
+    Metric(
+        "concertina_device_energy_joules_total",
+        "counter",
+        "J",
+        "Energy that the pod's GPUs have used, where they tell.",
+        (*JOB, "pod"),
+    ),
 )
-"""Every metric of the trainer, with labels namespace and job."""
+"""Every metric of the trainer."""
+
+_TOLD_BY_SOME = ("concertina_tokens_total", "concertina_device_energy_joules_total")
+"""Counters that are there only once somebody tells them; the others begin with 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """Values of all metrics at one time, by name; a metric without a value is absent."""
+    """What there is to tell at one time; a metric without a value is absent."""
 
     values: dict[str, float] = field(default_factory=dict)
+    """By the name of the metric."""
     phases: dict[str, float] = field(default_factory=dict)
+    safe_at: float | None = None
+    """See WorkerStatus; the age is that of the scrape."""
+    devices: frozenset[str] = frozenset()
+    """UUIDs of the GPUs in use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +209,13 @@ class _Seen:
 class Tally:
     """Adds up what workers tell over all their incarnations."""
 
-    def __init__(self) -> None:
-        self._totals = {metric.name: 0.0 for metric in METRICS if metric.type == "counter"}
+    def __init__(self, *, checkpoint_interval_seconds: float | None = None) -> None:
+        self._interval = checkpoint_interval_seconds
+        self._totals = {
+            metric.name: 0.0
+            for metric in METRICS
+            if metric.type == "counter" and metric.name not in _TOLD_BY_SOME
+        }
         self._seen: dict[tuple[str, int], _Seen] = {}
         self._acknowledged_round = 0
         self.reading = Reading(values=dict(self._totals))
@@ -128,17 +231,28 @@ class Tally:
         for status in statuses:
             self._count(status)
         self._totals["concertina_worker_restarts_total"] = float(restarts)
-        leaders = [status for status in statuses if status.rank == 0]
+        leader = next((status for status in statuses if status.rank == 0), None)
         values = self._totals | _pod_values(statuses)
-        if leaders:
-            values |= _job_values(leaders[0])
-        resize = leaders[0].acknowledged if leaders else None
-        self.reading = Reading(values=values, phases=dict(resize.phases) if resize else {})
+        devices = frozenset(status.device for status in statuses if status.device)
+        if leader is None:
+            self.reading = Reading(values=values, devices=devices)
+            return
+        values |= _job_values(leader, checkpoint_interval_seconds=self._interval)
+        resize = leader.acknowledged
+        self.reading = Reading(
+            values=values,
+            phases=dict(resize.phases) if resize else {},
+            safe_at=leader.safe_at,
+            devices=devices,
+        )
 
     def _count(self, status: WorkerStatus) -> None:
         key = (status.incarnation, status.local_rank)
         seen = self._seen.get(key, _Seen())
-        self._add("concertina_samples_total", status.samples_trained - seen.samples)
+        samples = status.samples_trained - seen.samples
+        self._add("concertina_samples_total", samples)
+        if status.tokens_per_sample is not None and status.samples_trained:
+            self._add("concertina_tokens_total", samples * status.tokens_per_sample)
         self._add(
             "concertina_micro_batches_recomputed_total",
             status.recomputed_micro_batches - seen.micro_batches,
@@ -174,31 +288,59 @@ class Tally:
 
     def _add(self, name: str, amount: float) -> None:
         """A number that fell was rolled back: what was run stays counted."""
-        self._totals[name] += max(0.0, amount)
+        self._totals[name] = self._totals.get(name, 0.0) + max(0.0, amount)
 
 
 class PodCollector:
     """What Prometheus' registry asks when it is scraped."""
 
-    def __init__(self, tally: Tally, *, namespace: str, job: str) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        *,
+        namespace: str,
+        job: str,
+        pod: str,
+        energy: EnergyMeter | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._tally = tally
-        self._labels = {"namespace": namespace, "job": job}
+        self._labels = (namespace, job)
+        self._pod = pod
+        self._energy = energy or EnergyMeter()
+        self._clock = clock
 
     def collect(self) -> Iterable["Family"]:
         """One family for each metric that has a value now."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        reading = self._tally.reading
+        reading = self._read()
         for metric in METRICS:
             kind = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
-            samples = _samples(metric.name, reading)
-            if not samples:
-                continue
-            labels = {**self._labels, **samples[0][0]}
-            family = kind(metric.name, metric.help, labels=list(labels))
-            for extra, value in samples:
-                family.add_metric([*self._labels.values(), *extra.values()], value)
-            yield family
+            family = kind(metric.name, metric.help, labels=metric.labels)
+            for own, value in self._series(metric, reading).items():
+                family.add_metric([*self._labels, own][: len(metric.labels)], value)
+            if family.samples:
+                yield family
+
+    def _read(self) -> Reading:
+        """The newest reading, with what is known only when somebody asks."""
+        reading = self._tally.reading
+        values = dict(reading.values)
+        if reading.safe_at is not None:
+            age = self._clock() - reading.safe_at
+            values["concertina_checkpoint_age_seconds"] = max(0.0, age)
+        joules = self._energy.joules(reading.devices)
+        if joules is not None:
+            values["concertina_device_energy_joules_total"] = joules
+        return replace(reading, values=values)
+
+    def _series(self, metric: Metric, reading: Reading) -> dict[str, float]:
+        """The value of each series by the metric's own label, which most do not have."""
+        if "phase" in metric.labels:
+            return reading.phases
+        value = reading.values.get(metric.name)
+        return {} if value is None else {self._pod if "pod" in metric.labels else "": value}
 
 
 def _pod_values(statuses: Sequence[WorkerStatus]) -> dict[str, float]:
@@ -206,21 +348,30 @@ def _pod_values(statuses: Sequence[WorkerStatus]) -> dict[str, float]:
     values = {
         "concertina_worker_state_bytes": max((s.state_bytes or 0 for s in statuses), default=0),
         "concertina_worker_peak_bytes": max((s.peak_bytes or 0 for s in statuses), default=0),
+        "concertina_device_memory_bytes": sum(s.device_bytes or 0 for s in statuses),
     }
     return {name: float(value) for name, value in values.items() if value}
 
 
-def _job_values(leader: WorkerStatus) -> dict[str, float]:
+def _job_values(
+    leader: WorkerStatus, *, checkpoint_interval_seconds: float | None
+) -> dict[str, float]:
     """What the leader tells about the job."""
     progress, request, resize = leader.progress, leader.request, leader.acknowledged
     values: dict[str, float | None] = {
         "concertina_round": leader.round,
         "concertina_step_seconds": leader.step_seconds,
         "concertina_checkpoint_blocking_seconds": leader.checkpoint_blocking_seconds,
+        "concertina_checkpoint_seconds": leader.checkpoint_seconds,
+        "concertina_checkpoint_interval_seconds": checkpoint_interval_seconds,
         "concertina_last_resize_pause_seconds": resize.pause_seconds if resize else None,
     }
+    if leader.measured is not None:
+        values |= {f"concertina_{name}": value for name, value in leader.measured}
     if progress is not None:
+        rate, tokens = progress.samples_per_second, leader.tokens_per_sample
         values |= {
+            "concertina_tokens_per_second": rate * tokens if rate and tokens else None,
             "concertina_loss": progress.loss,
             "concertina_samples_per_second": progress.samples_per_second,
             "concertina_world_size": progress.world_size,
@@ -231,10 +382,3 @@ def _job_values(leader: WorkerStatus) -> dict[str, float]:
     if request is not None:
         values["concertina_global_batch_requested_samples"] = request.requested
     return {name: float(value) for name, value in values.items() if value is not None}
-
-
-def _samples(name: str, reading: Reading) -> list[tuple[dict[str, str], float]]:
-    """Extra labels and value of each series of a metric."""
-    if name == "concertina_last_resize_phase_seconds":
-        return [({"phase": phase}, seconds) for phase, seconds in reading.phases.items()]
-    return [({}, reading.values[name])] if name in reading.values else []

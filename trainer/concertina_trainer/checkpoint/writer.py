@@ -13,6 +13,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,8 +31,20 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A checkpoint that this worker published; only a leader publishes."""
+
+    checkpoint: SavedCheckpoint
+    begun: float
+    """When its state was copied, in seconds of time.monotonic()."""
+    seconds: float
+    """From there until it was durable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Save:
     identity: fmt.Identity
+    begun: float
     facts: Holding
     """The holding without its tensors, which must be free to go in a resize."""
     copied: HostCopy | None
@@ -73,11 +86,16 @@ class Writer:
                     f"checkpoint.path: {path} holds checkpoints of the job {owner};"
                     f" {job} needs a folder of its own"
                 )
-        self.last_saved: SavedCheckpoint | None = None
-        """The newest checkpoint that this worker published; only a leader publishes."""
+        self.newest: Saved | None = None
+        """The newest checkpoint that this worker published."""
         self.failures = 0
         """Saves of this worker that came to nothing."""
         self.last_failure = ""
+
+    @property
+    def last_saved(self) -> SavedCheckpoint | None:
+        """What reports tell of `newest`."""
+        return None if self.newest is None else self.newest.checkpoint
 
     @property
     def pending(self) -> bool:
@@ -104,6 +122,7 @@ class Writer:
         """
         save = _Save(
             identity=fmt.identity_of(holding, job=self._job, origin=origin),
+            begun=time.monotonic(),
             facts=replace(holding, tensors={}),
             copied=self._buffers.copy(holding, _part_names(holding)),
             may_publish=may_publish,
@@ -194,8 +213,12 @@ class Writer:
         )
         self._expected_latest = identity.folder
         folder = self._path / identity.folder
-        self.last_saved = SavedCheckpoint(
-            step=identity.step, samples=identity.samples, path=str(folder)
+        self.newest = Saved(
+            checkpoint=SavedCheckpoint(
+                step=identity.step, samples=identity.samples, path=str(folder)
+            ),
+            begun=save.begun,
+            seconds=time.monotonic() - save.begun,
         )
         logger.info(
             "checkpoint of step %d, %d samples: %s", identity.step, identity.samples, folder

@@ -149,6 +149,10 @@ class BytesLM(Task):
             )
         }
 
+    def tokens_per_sample(self) -> int:
+        """The targets of a window."""
+        return self.context
+
     def loss(self, model: nn.Module, batch: Tensor) -> Loss:
         """Cross entropy, summed over target bytes."""
         inputs, targets = batch[:, :-1], batch[:, 1:]

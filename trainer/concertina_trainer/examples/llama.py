@@ -85,6 +85,10 @@ class Llama(Task):
         )
         return {"validation": windows}
 
+    def tokens_per_sample(self) -> int:
+        """The targets of a window."""
+        return self.context
+
     def loss(self, model: nn.Module, batch: Tensor) -> Loss:
         """Cross entropy, summed over target tokens."""
         inputs, targets = batch[:, :-1], batch[:, 1:]

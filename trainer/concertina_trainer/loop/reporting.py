@@ -6,24 +6,28 @@ The session calls it at each event; nothing here influences training, except tha
 
 import logging
 import math
-import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from concertina_api.errors import RoundFailed
 from concertina_api.v1alpha1 import JobSpec, Membership, PodPhase, Progress, Resize
 from concertina_trainer.loop.context import WorkerContext
+from concertina_trainer.loop.devices import device_uuid, memory
 from concertina_trainer.loop.keeper import StateKeeper
+from concertina_trainer.loop.measuring import Measuring, tokens_per_sample
 from concertina_trainer.loop.record import Record
 from concertina_trainer.loop.saving import Saver
 from concertina_trainer.loop.status import StatusBoard
 from concertina_trainer.loop.step import Geometry, StepResult
 from concertina_trainer.rounds.phases import Phases
 from concertina_trainer.rounds.transaction import Entered, announce
-from concertina_trainer.schedule.controller import Observation, request, request_again
+from concertina_trainer.schedule.controller import (
+    BatchController,
+    Observation,
+    request,
+    request_again,
+)
 from concertina_trainer.schedule.rules import Decision
 from concertina_trainer.task import StopTraining, Task
 
@@ -48,16 +52,21 @@ class Reporter:
         spec: JobSpec,
         task: Task,
         context: WorkerContext,
+        *,
+        controller: BatchController,
         saver: Saver,
         board: StatusBoard,
     ) -> None:
+        """Raises InvalidJob when the task tells nonsense about itself."""
         self._spec = spec
         self._task = task
         self._board = board
         self._record = Record(context.run_dir / "steps.jsonl")
         self._saver = saver
         self._pause_seconds = 0.0
-        self._noise_scale: float | None = None
+        self._device = context.device
+        self._measuring = Measuring(controller)
+        board.tell(tokens_per_sample=tokens_per_sample(task), device=device_uuid(context.device))
 
     def tell(self, **changes: Any) -> None:
         """Change the status at once."""
@@ -96,6 +105,7 @@ class Reporter:
             source="memory" if from_memory else "checkpoint" if keeper.progress.step else "seed",
         )
         self._pause_seconds = pause_seconds
+        self._measuring.entered(keeper.progress)
         holding = keeper.hold()
         self._saver.reserve(holding)
         state = keeper.progress.controller
@@ -109,7 +119,8 @@ class Reporter:
             acknowledged=resize if leads else None,
             progress=self._progress(keeper, loss=None),
             state_bytes=sum(t.numel() * t.element_size() for t in holding.tensors.values()),
-            peak_bytes=peak_bytes(),
+            safe_at=self._saver.safe_at if leads else None,
+            **self._memory(),
         )
         if leads:
             shown = ", ".join(f"{name} {seconds:.3f}" for name, seconds in phases.seconds.items())
@@ -135,14 +146,11 @@ class Reporter:
         live, progress = keeper.live, keeper.progress
         assert live is not None
         pause, self._pause_seconds = self._pause_seconds, 0.0
+        self._measuring.stepped(observation)
         if live.groups.rank != 0:
-            self._board.mention(
-                progress=self._progress(keeper, loss=result.loss), peak_bytes=peak_bytes()
-            )
+            self._board.mention(progress=self._progress(keeper, loss=result.loss), **self._memory())
             return False
         decision = observation.decision
-        if decision is not None:
-            self._noise_scale = decision.noise_scale
         stop = self._row(
             {
                 "step": progress.step,
@@ -172,13 +180,23 @@ class Reporter:
         for shadow in observation.shadows:
             stop |= self._decided(progress.step, progress.samples, shadow, acts=False)
         status = self._board.status
+        measured = self._measuring.measured(
+            result,
+            progress,
+            learning_rate=facts.learning_rate,
+            num_micro_batches=facts.geometry.num_micro_batches,
+            world_size=live.groups.world_size,
+        )
         self._board.mention(
             progress=self._progress(keeper, loss=result.loss, result=facts),
+            measured=measured,
             checkpoint=self._saver.last,
             checkpoint_blocking_seconds=self._saver.blocking_seconds,
-            peak_bytes=peak_bytes(),
+            checkpoint_seconds=self._saver.seconds,
+            safe_at=self._saver.safe_at,
             step_seconds=facts.seconds,
             samples_trained=status.samples_trained + facts.geometry.global_batch_size,
+            **self._memory(),
         )
         if changes:
             self.tell(**changes)
@@ -238,14 +256,11 @@ class Reporter:
             global_batch_size=progress.global_batch_size,
             world_size=live.groups.world_size,
             round=live.round,
-            noise_scale=self._noise_scale,
+            noise_scale=self._measuring.standing(progress).noise_scale,
             samples_per_second=rate,
             skipped_steps=progress.skipped_steps,
         )
 
-
-def peak_bytes() -> int:
-    """Largest memory of this process so far: of the device if there is one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    def _memory(self) -> dict[str, int | None]:
+        now = memory(self._device)
+        return {"peak_bytes": now.peak_bytes, "device_bytes": now.device_bytes}

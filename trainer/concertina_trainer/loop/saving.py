@@ -41,6 +41,7 @@ class Saver:
         self._origin = ""
         self._workers: frozenset[str] = frozenset()
         self._leads = False
+        self._led_since = 0.0
         self._last = time.monotonic()
         self.blocking_seconds: float | None = None
         """How long the loop waited for the newest copy."""
@@ -54,12 +55,29 @@ class Saver:
             self._writer.abandon()
         self._workers = frozenset(membership.workers())
         self._origin = origin(membership.workers())
+        if rank == 0 and not self._leads:
+            self._led_since = time.monotonic()
         self._leads = rank == 0
 
     @property
     def last(self) -> SavedCheckpoint | None:
         """The newest checkpoint that this worker, as leader, has made durable."""
         return self._writer.last_saved
+
+    @property
+    def seconds(self) -> float | None:
+        """How long `last` took, the copy included."""
+        newest = self._writer.newest
+        return None if newest is None else newest.seconds
+
+    @property
+    def safe_at(self) -> float:
+        """When the state was that of `last`; without one, when this worker began to lead.
+
+        In seconds of time.monotonic(). What an earlier leader saved is not known.
+        """
+        newest = self._writer.newest
+        return max(self._led_since, 0.0 if newest is None else newest.begun)
 
     def is_due(self) -> bool:
         """Whether this worker asks for a checkpoint; only the leader does."""

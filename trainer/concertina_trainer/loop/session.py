@@ -93,7 +93,9 @@ class Session:
         self._saver = Saver(
             spec, job=job, run_dir=context.run_dir, may_publish=self._inbox.names_me
         )
-        self._reporter = Reporter(spec, task, context, self._saver, board)
+        self._reporter = Reporter(
+            spec, task, context, controller=self._controller, saver=self._saver, board=board
+        )
         initial = Progress(
             global_batch_size=spec.batch.initial,
             controller=self._controller.start(),

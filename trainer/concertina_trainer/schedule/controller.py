@@ -10,8 +10,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from concertina_api.v1alpha1 import Batch, BatchSizeRequest
-from concertina_trainer.schedule.estimator import Smoothed, StepStatistics, estimate
-from concertina_trainer.schedule.rules import Decision, Policy, decide, policy_of
+from concertina_trainer.schedule.estimator import (
+    Estimate,
+    Smoothed,
+    StepStatistics,
+    estimate,
+)
+from concertina_trainer.schedule.rules import (
+    Decision,
+    Policy,
+    Standing,
+    decide,
+    policy_of,
+    standing,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +64,8 @@ class Observation:
     """What one step led to."""
 
     state: BatchState
+    estimate: Estimate | None = None
+    """What the step said of the gradient; None when it had one micro-batch, or was skipped."""
     decision: Decision | None = None
     """None between two decisions."""
     shadows: tuple[Decision, ...] = ()
@@ -109,9 +123,10 @@ class BatchController:
         leaves the averages alone, and a decision that is due waits for the next good step.
         `samples` counts all samples consumed, those of this step included.
         """
-        track, decision = _advance(state.track, self.policy, state, step, samples)
+        new = None if step is None else estimate(step)
+        track, decision = _advance(state.track, self.policy, state, step, new, samples)
         watched = [
-            _advance(shadow, policy, state, step, samples)
+            _advance(shadow, policy, state, step, new, samples)
             for shadow, policy in zip(state.shadows, self.shadow_policies, strict=True)
         ]
         grown = decision is not None and decision.grow
@@ -124,7 +139,11 @@ class BatchController:
             shadows=tuple(shadow for shadow, _ in watched),
         )
         shadow_decisions = tuple(shadow for _, shadow in watched if shadow is not None)
-        return Observation(state=after, decision=decision, shadows=shadow_decisions)
+        return Observation(state=after, estimate=new, decision=decision, shadows=shadow_decisions)
+
+    def standing(self, state: BatchState) -> Standing:
+        """Where the rule that acts stands."""
+        return standing(state.track.smoothed, batch=state.batch, policy=self.policy)
 
 
 def renumbered(state: BatchState, *, accepted: int) -> BatchState:
@@ -166,11 +185,16 @@ def _new_track(policy: Policy) -> Track:
 
 
 def _advance(
-    track: Track, policy: Policy, state: BatchState, step: StepStatistics | None, samples: int
+    track: Track,
+    policy: Policy,
+    state: BatchState,
+    step: StepStatistics | None,
+    new: Estimate | None,
+    samples: int,
 ) -> tuple[Track, Decision | None]:
     """One rule's averages after the step, and its decision if one is due."""
     smoothed = track.smoothed
-    if step is not None and (new := estimate(step)) is not None:
+    if step is not None and new is not None:
         smoothed = smoothed.updated(
             new, samples=step.samples, horizon_samples=policy.horizon_samples
         )

@@ -87,6 +87,32 @@ class Policy:
         return self.hold_samples + (intervals + 1) * self.every_samples
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a rule stands between two decisions; told to people, never acted on."""
+
+    gradient_variance: float | None
+    """tr(Sigma) of one sample's gradient, smoothed; None before the first estimate."""
+    noise_scale: float | None
+    """As in a decision."""
+    ratio: float | None
+    """The wanted batch over the batch that runs; None for a rule that measures nothing."""
+    threshold: float | None
+    """At a decision the batch grows from this ratio on, but for hold and cap; None without one."""
+
+
+def standing(smoothed: Smoothed, *, batch: int, policy: Policy) -> Standing:
+    """How near a rule is to growing from `batch`."""
+    scale = smoothed.noise_scale
+    ratio = policy.rule.ratio(smoothed, batch=batch)
+    return Standing(
+        gradient_variance=None if scale is None else smoothed.gradient_variance / smoothed.weight,
+        noise_scale=scale if scale is not None and math.isfinite(scale) else None,
+        ratio=ratio,
+        threshold=None if ratio is None else policy.hysteresis,
+    )
+
+
 def policy_of(rule: Rule, *, batch: Batch, total_samples: int, warmup_samples: int) -> Policy:
     """The policy of a manifest's rule, with defaults for a run of `total_samples`.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from concertina_api.batch import grid, last_batch
-from concertina_api.v1alpha1 import Batch, RampStage, Rule, RuleName
+from concertina_api.v1alpha1 import MAX_BATCH, Batch, RampStage, Rule, RuleName
 from concertina_trainer.schedule.estimator import Smoothed
 
 DEFAULT_ETA = 0.8
@@ -35,6 +35,9 @@ class BatchRule(Protocol):
 
     def wish(self, smoothed: Smoothed, *, samples: int) -> Wish:
         """The batch that it wants after `samples` samples."""
+
+    def ratio(self, smoothed: Smoothed, *, batch: int) -> float | None:
+        """What it measures, as the wanted batch over `batch`; None: nothing, or nothing yet."""
 
     def sizes(self, wish: float, *, batch: Batch) -> Iterable[int]:
         """Sizes that the job may take under this rule, rising, within its `batch` bounds."""
@@ -68,6 +71,10 @@ class NoiseScale:
         """The fraction of the noise scale."""
         return _share_of_noise_scale(smoothed, self.fraction, f"{self.fraction:.3g}")
 
+    def ratio(self, smoothed: Smoothed, *, batch: int) -> float | None:
+        """The fraction of the noise scale over the batch."""
+        return _ratio(smoothed, self.fraction, batch=batch)
+
     def sizes(self, wish: float, *, batch: Batch) -> Iterable[int]:  # noqa: ARG002 - see BatchRule
         """The job's doubling grid."""
         return grid(batch.initial, batch.max)
@@ -99,6 +106,10 @@ class NormTest:
         spelling = f"{self.fraction:.3g} (eta {self.eta:g})"
         return _share_of_noise_scale(smoothed, self.fraction, spelling)
 
+    def ratio(self, smoothed: Smoothed, *, batch: int) -> float | None:
+        """The smallest batch that passes the test over the batch."""
+        return _ratio(smoothed, self.fraction, batch=batch)
+
     def sizes(self, wish: float, *, batch: Batch) -> Iterable[int]:  # noqa: ARG002 - see BatchRule
         """The job's doubling grid."""
         return grid(batch.initial, batch.max)
@@ -127,6 +138,9 @@ class Ramp:
             evidence=f"stage from {stage.samples} samples on wants {stage.batch} samples",
         )
 
+    def ratio(self, smoothed: Smoothed, *, batch: int) -> None:
+        """Nothing: it goes by samples alone."""
+
     def sizes(self, wish: float, *, batch: Batch) -> Iterable[int]:
         """Exactly what the stage says: any multiple of m up to the maximum."""
         return (min(batch.max, last_batch(math.ceil(wish), batch.micro_batch_size)),)
@@ -145,6 +159,9 @@ class Fixed:
         """Nothing."""
         return Wish(samples=None, evidence="the batch is fixed")
 
+    def ratio(self, smoothed: Smoothed, *, batch: int) -> None:
+        """Nothing."""
+
     def sizes(self, wish: float, *, batch: Batch) -> Iterable[int]:  # noqa: ARG002 - see BatchRule
         """None."""
         return ()
@@ -161,3 +178,8 @@ def _share_of_noise_scale(smoothed: Smoothed, fraction: float, spelling: str) ->
         samples=wanted,
         evidence=f"noise scale {scale:.3g} x {spelling} = {wanted:.3g} samples wanted",
     )
+
+
+def _ratio(smoothed: Smoothed, fraction: float, *, batch: int) -> float | None:
+    scale = smoothed.noise_scale
+    return None if scale is None else min(fraction * scale, MAX_BATCH) / batch
