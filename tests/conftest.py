@@ -3,11 +3,13 @@
 import pytest
 
 from tests.cluster.fixtures import control_plane, namespace, node_cluster, node_namespace
+from tests.images.fixtures import images
 
-__all__ = ["control_plane", "namespace", "node_cluster", "node_namespace"]
+__all__ = ["control_plane", "images", "namespace", "node_cluster", "node_namespace"]
 
-CLUSTERS = {"control_plane", "node_cluster"}
-"""Fixtures of clusters; a test that starts one of its own says so by the marker."""
+CLUSTERS = {"control_plane", "images", "node_cluster"}
+"""Fixtures of clusters, and of what needs a node's tools; a test that starts one of its own says so
+by the marker."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

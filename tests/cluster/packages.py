@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 
 PACKAGES = (
     "conntrack",
@@ -17,17 +18,19 @@ PACKAGES = (
     "pkg-config",
     "util-linux",
 )
+IMAGE_PACKAGES = ("debian-archive-keyring", "debootstrap")
+"""What the base of the images is made with (tests/images)."""
 
 
 class PackagesMissing(Exception):
     """Packages are not there and cannot be installed; the message names them."""
 
 
-def missing_packages() -> tuple[str, ...]:
+def missing_packages(names: Iterable[str] = PACKAGES) -> tuple[str, ...]:
     """Those of the packages that are not installed; all of them where there is no dpkg."""
     if shutil.which("dpkg-query") is None:
-        return PACKAGES
-    return tuple(name for name in PACKAGES if not _is_installed(name))
+        return tuple(names)
+    return tuple(name for name in names if not _is_installed(name))
 
 
 def ensure_packages() -> None:
@@ -36,7 +39,7 @@ def ensure_packages() -> None:
     Raises:
         PackagesMissing: not root, no apt-get, or apt-get failed.
     """
-    absent = missing_packages()
+    absent = missing_packages((*PACKAGES, *IMAGE_PACKAGES))
     if not absent:
         return
     names = " ".join(absent)
