@@ -1,0 +1,361 @@
+"""The dashboard of all jobs: who trains, what their GPUs do, how the operator fares. Pure.
+
+Series of jobs are chosen by $namespace; those of the operator are the cluster's.
+"""
+
+from typing import Final
+
+from grafana_foundation_sdk.builders import dashboard, table
+from grafana_foundation_sdk.models import units
+
+from charts.dashboards.frame import FLEET_UID, JOB_UID, frame, namespaces
+from charts.dashboards.panels import (
+    GREEN,
+    ORANGE,
+    RED,
+    Style,
+    bars,
+    chart,
+    number,
+    query,
+    query_now,
+    query_rows,
+    rows,
+)
+
+_CHOSEN: Final = 'namespace=~"$namespace"'
+_TROUBLED: Final = "Failed|BackingOff|Incompatible|NameTaken|TemplateInvalid|WaitingForGrant"
+"""States in which a job does not train, and will not by itself soon."""
+_RANGE: Final = "[$__range]"
+_RATE: Final = "[$__rate_interval]"
+
+
+def fleet() -> dashboard.Dashboard:
+    """All of it, row by row."""
+    made = frame(
+        "Concertina / Fleet",
+        uid=FLEET_UID,
+        description="All training jobs of a cluster, the GPUs that they hold, and their operator.",
+    )
+    made = made.with_variable(
+        namespaces().multi(True).include_all(True).all_value(".+")  # noqa: FBT003 - the SDK's
+    )
+    for add in (_now, _jobs, _gpus, _changes, _operator):
+        made = add(made)
+    return made
+
+
+def _now(made: dashboard.Dashboard) -> dashboard.Dashboard:
+    made = made.with_row(dashboard.Row("Now"))
+    made = made.with_panel(
+        number(
+            "Operator leads",
+            query("max(concertina_operator_leader) or vector(0)"),
+            description="Whether a replica of the operator leads. Jobs train on without one; nothing is"
+            " resized, and nothing that fails is mended.",
+            unit=units.Number,
+            words={1: ("Yes", GREEN), 0: ("No", RED)},
+        )
+    )
+    made = made.with_panel(
+        number(
+            "Jobs that train",
+            query(f"count({_states('Training|Resizing')}) or vector(0)"),
+            description="Jobs whose workers take steps, those in the middle of a resize included.",
+            unit=units.Number,
+        )
+    )
+    made = made.with_panel(
+        number(
+            "Jobs in trouble",
+            query(f"count({_states(_TROUBLED)}) or vector(0)"),
+            description="Jobs that do not train and will not by themselves soon: failed, backing off,"
+            " refused, or waiting for a grant. The table below names them.",
+            unit=units.Number,
+            steps=[(1, RED)],
+        )
+    )
+    made = made.with_panel(
+        number(
+            "Pods missing",
+            query(f"sum({_missing()}) or vector(0)"),
+            description="Pods that jobs are to have and that are not warm yet: created, scheduled,"
+            " pulling their image or loading.",
+            unit=units.Number,
+            steps=[(1, ORANGE)],
+        )
+    )
+    made = made.with_panel(
+        number(
+            "GPUs held",
+            query(f"sum({_of_jobs('concertina_job_gpus_held')}) or vector(0)"),
+            description="GPUs of pods that have a place on a node, whether they train or not.",
+            unit=units.Number,
+        )
+    )
+    made = made.with_panel(
+        number(
+            "GPU time that trains",
+            query_now(
+                f'sum(increase(concertina_job_gpu_seconds_total{{{_CHOSEN}, use="training"}}{_RANGE}))'
+                f" / sum(increase(concertina_job_gpu_seconds_total{{{_CHOSEN}}}{_RANGE}))"
+            ),
+            description="Share of the GPU time of the chosen time that was spent in rounds that train;"
+            " the rest was held idle: waiting for other pods, for a round, or for the end.",
+            unit=units.PercentUnit,
+            decimals=1,
+        )
+    )
+    made = made.with_panel(
+        number(
+            "GPU hours",
+            query_now(
+                f"sum(increase(concertina_job_gpu_seconds_total{{{_CHOSEN}}}{_RANGE})) / 3600"
+            ),
+            description="GPU hours that jobs held in the chosen time.",
+            unit=units.Number,
+            decimals=2,
+        )
+    )
+    return made.with_panel(
+        number(
+            "Alerts that fire",
+            query('count(ALERTS{alertname=~"Concertina.+", alertstate="firing"}) or vector(0)'),
+            description="Alerts of Concertina that fire now; each has a runbook.",
+            unit=units.Number,
+            steps=[(1, RED)],
+        )
+    )
+
+
+def _jobs(made: dashboard.Dashboard) -> dashboard.Dashboard:
+    made = made.with_row(dashboard.Row("Jobs")).with_panel(_table())
+    made = made.with_panel(
+        chart(
+            "Jobs by state",
+            query(f"count by (state) ({_states('.+')})", "{{state}}"),
+            description="How many jobs are in each state; the metrics' page says what each means.",
+            unit=units.Number,
+            style=Style.STACKED,
+        )
+    )
+    made = made.with_panel(
+        chart(
+            "Pods",
+            query(f"sum({_of_jobs('concertina_job_pods_wanted')})", "wanted"),
+            query(f"sum({_of_jobs('concertina_job_pods_ready')})", "ready"),
+            description="Pods that all jobs are to have, and those whose workers are warm or train.",
+            unit=units.Number,
+            style=Style.STEPS,
+        )
+    )
+    return made.with_panel(
+        chart(
+            "Failures",
+            query(
+                f"sum by (namespace) (increase(concertina_job_failures_total{{{_CHOSEN}}}{_RATE}))",
+                "{{namespace}}",
+            ),
+            description="Failures that counted against backoffLimit, by namespace.",
+            unit=units.Number,
+            style=Style.BARS,
+        )
+    )
+
+
+def _gpus(made: dashboard.Dashboard) -> dashboard.Dashboard:
+    used = f'concertina_job_gpu_seconds_total{{{_CHOSEN}, use="training"}}'
+    made = made.with_row(dashboard.Row("GPUs"))
+    made = made.with_panel(
+        chart(
+            "GPUs held against used",
+            query(f"sum({_of_jobs('concertina_job_gpus_held')})", "held"),
+            query(f"sum(rate({used}{_RATE}))", "used"),
+            description="GPUs that pods hold, and how many of them were in a round that trains, as an"
+            " average over the interval.",
+            unit=units.Number,
+            width=12,
+        )
+    )
+    return made.with_panel(
+        bars(
+            "GPU hours by namespace",
+            query_now(
+                "sum by (namespace, use) (increase("
+                f"concertina_job_gpu_seconds_total{{{_CHOSEN}}}{_RANGE})) / 3600",
+                "{{namespace}}, {{use}}",
+            ),
+            description="GPU hours of the chosen time, those in rounds that train and those held idle.",
+            unit=units.Number,
+            decimals=2,
+            width=12,
+        )
+    )
+
+
+def _changes(made: dashboard.Dashboard) -> dashboard.Dashboard:
+    made = made.with_row(dashboard.Row("Resizes and refusals"))
+    made = made.with_panel(
+        chart(
+            "Resizes",
+            query(
+                "sum by (direction, reason) (increase("
+                f"concertina_job_resizes_total{{{_CHOSEN}}}{_RATE}))",
+                "{{direction}}: {{reason}}",
+            ),
+            description="Rounds that were acknowledged after the first of their job, by direction and"
+            " by what made them.",
+            unit=units.Number,
+            style=Style.BARS,
+        )
+    )
+    made = made.with_panel(
+        bars(
+            "Mean time of each phase of a resize",
+            query_now(
+                "sum by (phase) (concertina_operator_resize_phase_seconds_sum)"
+                " / sum by (phase) (concertina_operator_resize_phase_seconds_count)",
+                "{{phase}}",
+            ),
+            description="Since the operator's start, over all jobs: from the decision to the first step"
+            " of the new round. Training goes on while pods are gathered; it pauses after finish.",
+            unit=units.Seconds,
+        )
+    )
+    return made.with_panel(
+        chart(
+            "Refusals",
+            query(
+                f"sum by (kind) (increase(concertina_job_refusals_total{{{_CHOSEN}}}{_RATE}))",
+                "{{kind}}",
+            ),
+            query(
+                f"sum(increase(concertina_operator_reports_refused_total{_RATE}))",
+                "Reports, whole or in part",
+            ),
+            description="What the API server refused for a job (a quota, an admission policy), and"
+            " what the operator refused of it.",
+            unit=units.Number,
+            style=Style.BARS,
+        )
+    )
+
+
+def _operator(made: dashboard.Dashboard) -> dashboard.Dashboard:
+    made = made.with_row(dashboard.Row("Operator"))
+    made = made.with_panel(
+        chart(
+            "Reconcile latency",
+            query(_reconcile_quantile("0.5"), "median"),
+            query(_reconcile_quantile("0.99"), "99th percentile"),
+            description="Time of one reconcile of one job: what is read, decided and written.",
+            unit=units.Seconds,
+        )
+    )
+    made = made.with_panel(
+        chart(
+            "Queue",
+            query("max(concertina_operator_queue_depth)", "jobs that wait"),
+            query("max(concertina_operator_queue_oldest_seconds)", "longest wait"),
+            description="Jobs that wait for a reconcile, and how long the first of them has waited."
+            " A queue that grows says that the operator or the API server is too slow.",
+            unit=units.Number,
+            on_the_right={"longest wait": units.Seconds},
+        )
+    )
+    made = made.with_panel(
+        chart(
+            "Reconciles",
+            query(
+                f"sum by (result) (rate(concertina_operator_reconciles_total{_RATE}))", "{{result}}"
+            ),
+            description="Reconciles by their result. Errors are tried again with growing pauses.",
+            unit=units.OpsPerSecond,
+            style=Style.STACKED,
+        )
+    )
+    made = made.with_panel(
+        chart(
+            "API calls",
+            query(
+                "sum by (verb, status) (rate(concertina_operator_api_calls_total" + _RATE + "))",
+                "{{verb}} {{status}}",
+            ),
+            description="Calls to the API server by verb and status; status 0 had no answer, 429 was"
+            " told to wait, 409 lost a race and tries again.",
+            unit=units.RequestsPerSecond,
+            style=Style.STACKED,
+        )
+    )
+    made = made.with_panel(
+        chart(
+            "Leader",
+            query("max by (pod) (concertina_operator_leader)", "{{pod}}"),
+            description="1 for the replica that leads. A change is a failover.",
+            unit=units.Number,
+            style=Style.STEPS,
+        )
+    )
+    return made.with_panel(
+        chart(
+            "Pods created and deleted",
+            query(f"sum(increase(concertina_operator_pods_created_total{_RATE}))", "created"),
+            query(f"sum(increase(concertina_operator_pods_deleted_total{_RATE}))", "deleted"),
+            query(f"sum(increase(concertina_operator_pods_refused_total{_RATE}))", "refused"),
+            description="Pods that the operator created and deleted, and creations that the API server"
+            " refused.",
+            unit=units.Number,
+            style=Style.BARS,
+        )
+    )
+
+
+def _table() -> table.Panel:
+    target = _of_jobs("concertina_job_samples_target")
+    return rows(
+        "All jobs",
+        {
+            "Pods ready": query_rows(_of_jobs("concertina_job_pods_ready")),
+            "Pods wanted": query_rows(_of_jobs("concertina_job_pods_wanted")),
+            "GPUs": query_rows(_of_jobs("concertina_job_gpus_held")),
+            "Batch": query_rows(_of_jobs("concertina_job_batch_requested_samples")),
+            "Done": query_rows(f"{_of_jobs('concertina_job_samples')} / {target}"),
+            "GPU hours": query_rows(
+                f"sum by (namespace, job) (concertina_job_gpu_seconds_total{{{_CHOSEN}}}) / 3600"
+            ),
+            "Failures": query_rows(_of_jobs("concertina_job_failures_total")),
+            "In that state": query_rows(_states(".+")),
+        },
+        description="Every job of the chosen namespaces; a job's name opens its own dashboard.",
+        labels={"namespace": "Namespace", "job": "Job", "state": "State"},
+        units={"Done": units.PercentUnit, "GPU hours": units.Short},
+        hidden=["In that state"],
+        links={
+            "Job": f"/d/{JOB_UID}?var-datasource=${{datasource}}&var-namespace=${{__data.fields.Namespace}}"
+            "&var-job=${__value.text}&${__url_time_range}"
+        },
+    )
+
+
+def _of_jobs(metric: str) -> str:
+    """A gauge of each job, whichever replica of the operator exports it."""
+    return f"max by (namespace, job) ({metric}{{{_CHOSEN}}})"
+
+
+def _states(pattern: str) -> str:
+    """A series for each job that is in one of these states."""
+    return (
+        "max by (namespace, job, state)"
+        f' (concertina_job_state{{{_CHOSEN}, state=~"{pattern}"}} == 1)'
+    )
+
+
+def _missing() -> str:
+    """Pods that each job still waits for."""
+    wanted, ready = _of_jobs("concertina_job_pods_wanted"), _of_jobs("concertina_job_pods_ready")
+    return f"clamp_min({wanted} - {ready}, 0)"
+
+
+def _reconcile_quantile(quantile: str) -> str:
+    rate = f"rate(concertina_operator_reconcile_seconds_bucket{_RATE})"
+    return f"histogram_quantile({quantile}, sum by (le) ({rate}))"

@@ -1,0 +1,109 @@
+"""Draws both dashboards from a real run: `python -m tests.monitoring.pictures [folder]`.
+
+It starts a cluster of one real node with the operator, lets the demo job train on it from one pod to
+four, scrapes all of it with a real Prometheus, asks that every query of the dashboards, and draws
+what it answers to docs/pictures. About five minutes on two cores.
+"""
+
+import re
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from concertina_operator.cluster.install import NAMESPACE
+from concertina_operator.cluster.rights import OPERATOR
+from tests.chart.helm import render
+from tests.cluster.fixtures import node_of_its_own
+from tests.cluster.pods import REPOSITORY
+from tests.e2e.kubelet.operators import Operator, install
+from tests.e2e.kubelet.runs import KubeletRun, applied
+from tests.e2e.kubelet.test_demo import document
+from tests.monitoring.canvas import Canvas
+from tests.monitoring.checks import wait_no_empty_queries
+from tests.monitoring.dashboards import NAMES, Chosen, read_dashboard
+from tests.monitoring.drawing import draw_caption, draw_panel
+from tests.monitoring.prometheus import INTERVAL_SECONDS, Prometheus, started
+from tests.monitoring.scrape import scrape_configs, static_config
+from tests.monitoring.series import Window, events, panel_series
+
+PICTURES = REPOSITORY / "docs/pictures"
+DEADLINE_SECONDS = 600.0
+CHECKPOINT_SECONDS = 30
+"""The demo is over before its own interval has passed once."""
+TOLD_SCRAPE_SECONDS = 5.0
+"""The scrape interval as the data source is told it: longer rates are calmer."""
+MONITORS = {"monitoring": {"trainerMonitor": {"enabled": True}}}
+
+
+def main(folder: Path = PICTURES) -> None:
+    """Run the demo, and draw what was scraped of it."""
+    with ExitStack() as stack:
+        cluster = stack.enter_context(node_of_its_own())
+        own = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        operator = Operator(install(cluster, own), own / "operator.log")
+        stack.callback(operator.kill)
+        operator.start()
+        configs = scrape_configs(render(MONITORS), kubeconfig=cluster.kubeconfig)
+        configs.append(static_config(address(operator), namespace=NAMESPACE, job=OPERATOR))
+        prometheus = stack.enter_context(started(own / "prometheus", configs))
+        prometheus.wait_up(namespace=NAMESPACE, job=OPERATOR)
+        run = stack.enter_context(applied(cluster, operator, own / "run", demo()))
+        run.deadline_seconds = DEADLINE_SECONDS
+        run.wait_holds("Completed")
+        wait_no_empty_queries(prometheus, namespace=run.namespace, job=run.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        draw(prometheus, run, folder)
+
+
+def address(operator: Operator) -> str:
+    """Where the operator says that it serves its metrics."""
+    found = re.findall(r"serves health and metrics on port (\d+)", operator.text())
+    return f"127.0.0.1:{found[-1]}"
+
+
+def demo() -> dict[str, Any]:
+    """The demo's manifest with checkpoints that it lives to see."""
+    made = document()
+    made["spec"]["checkpoint"] = {"everySeconds": CHECKPOINT_SECONDS}
+    return made
+
+
+def draw(prometheus: Prometheus, run: KubeletRun, folder: Path) -> None:
+    """Both pictures, over the time since the job was applied."""
+    end = time.time()
+    start = prometheus.started_at
+    step = max(float(INTERVAL_SECONDS), (end - start) // 250)
+    chosen = Chosen(
+        namespace=run.namespace,
+        job=run.name,
+        range_seconds=end - start,
+        step_seconds=step,
+        scrape_seconds=TOLD_SCRAPE_SECONDS,
+    )
+    window = Window(start=start, end=end, chosen=chosen)
+    for name in NAMES:
+        dashboard = read_dashboard(name)
+        canvas = Canvas(dashboard, start=start, end=end)
+        found = events(prometheus, name, window)
+        for panel in dashboard["panels"]:
+            series = panel_series(prometheus, name, panel, window)
+            draw_panel(canvas, panel, series, found)
+        words = "   |   ".join(event.words for event in found)
+        draw_caption(
+            canvas,
+            [
+                f"charts/concertina/files/dashboards/{name}.json over one run of manifests/01-minimal.yaml"
+                " on a node with a real kubelet (two CPU cores, imagined GPUs).",
+                "Drawn with matplotlib from what a real Prometheus answers to the dashboard's own queries;"
+                " this is not Grafana's server, which draws the same queries in the same grid.",
+                f"Annotations: {words}" if words else "",
+            ],
+        )
+        canvas.save(folder / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
