@@ -130,7 +130,7 @@ def gpu_seconds(
 ) -> float:
     """Seconds that pods held GPUs, up to now: from their placing on a node to their trainer's end."""
     num_pods = sum(holds_gpus(entry.pod) for entry in standings)
-    return _counted_on(before.gpu_seconds, before, num_gpus=num_pods * workers_per_pod, now=now)
+    return counted_on(before.gpu_seconds, before, num_gpus=num_pods * workers_per_pod, now=now)
 
 
 def training_gpu_seconds(
@@ -145,7 +145,15 @@ def training_gpu_seconds(
     members = training_members(before, membership)
     num_pods = sum(holds_gpus(entry.pod) and entry.pod.uid in members for entry in standings)
     seconds = before.training_gpu_seconds
-    return _counted_on(seconds, before, num_gpus=num_pods * workers_per_pod, now=now)
+    return counted_on(seconds, before, num_gpus=num_pods * workers_per_pod, now=now)
+
+
+def counted_on(seconds: float, before: JobStatus, *, num_gpus: int, now: datetime) -> float:
+    """Seconds of GPUs with those since they were last counted, when so many were held."""
+    if before.gpu_counted_at is None:
+        return seconds
+    elapsed = max((now - before.gpu_counted_at).total_seconds(), 0.0)
+    return round(seconds + num_gpus * elapsed, 3)
 
 
 def holds_gpus(pod: PodFacts) -> bool:
@@ -178,14 +186,6 @@ def _direction(resize: Resize) -> Direction:
     if resize.world_size == resize.world_size_before:
         return Direction.REPLACE
     return Direction.GROW if resize.world_size > resize.world_size_before else Direction.SHRINK
-
-
-def _counted_on(seconds: float, before: JobStatus, *, num_gpus: int, now: datetime) -> float:
-    """Seconds of GPUs, with those since they were last counted."""
-    if before.gpu_counted_at is None:
-        return seconds
-    elapsed = max((now - before.gpu_counted_at).total_seconds(), 0.0)
-    return round(seconds + num_gpus * elapsed, 3)
 
 
 def _printable(value: float | None) -> float | None:

@@ -21,6 +21,7 @@ from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.pod import JOB_LABEL, build_pod
 from concertina_operator.cluster.pod_facts import owner_of
 from concertina_operator.cluster.rate import Rate
+from concertina_operator.cluster.records import RefusedKind
 from concertina_operator.cluster.refusals import Refusals
 from concertina_operator.cluster.store import Key
 from concertina_operator.cluster.target import Target, membership_document
@@ -32,6 +33,7 @@ CREATIONS_OF_A_JOB: Final = 16
 DELETIONS: Final = 16
 MEMBERSHIP: Final = "TrainingMembership"
 BINDING: Final = "RoleBinding"
+_REFUSED: Final = {MEMBERSHIP: RefusedKind.MEMBERSHIP, BINDING: RefusedKind.ROLE_BINDING}
 
 T = TypeVar("T")
 TakeAnswer = Callable[[Mapping[str, Any]], None]
@@ -70,7 +72,7 @@ class Hands:
     async def apply(self, plan: Plan, *, target: Target) -> Deeds:
         """Does what is planned: the membership first, then pods side by side; what became of it.
 
-        Refused pods that the plan neither waits for nor gives back are wanted no more.
+        RefusedKind pods that the plan neither waits for nor gives back are wanted no more.
         """
         deeds, pods = Deeds(), (CreatePod, DeletePod)
         named = [action.name for action in plan.actions if isinstance(action, pods)]
@@ -156,7 +158,7 @@ class Hands:
             async with self._creations:
                 pod = await self._api.call("POST", paths.pods(target.namespace), body=body)
         except Refused as error:
-            self._metrics.pods_refused.inc()
+            self._metrics.refused(RefusedKind.POD, job=target.key, job_uid=target.uid)
             self._refuse(name, target, words=error.message, is_taken=False)
             return error.message
         except Conflict:
@@ -175,7 +177,7 @@ class Hands:
         except NotFound:
             return
         if owner_of(pod) != target.uid:
-            self._metrics.pods_refused.inc()
+            self._metrics.refused(RefusedKind.POD, job=target.key, job_uid=target.uid)
             words = f"a pod of this name belongs to {_owner_in_words(pod)}"
             self._refuse(name, target, words=words, is_taken=True)
         elif _is_watched(pod):
@@ -193,6 +195,7 @@ class Hands:
         self._refusals.note_object(target.uid, kind, words=words)
         if words:
             deeds.refused[kind] = words
+            self._metrics.refused(_REFUSED[kind], job=target.key, job_uid=target.uid)
 
     def _refuse(self, name: str, target: Target, *, words: str, is_taken: bool) -> None:
         self._refusals.note(target.uid, name, words=words, is_taken=is_taken, now=self._clock())

@@ -25,7 +25,6 @@ from concertina_operator.cluster.dry_run import DryRuns
 from concertina_operator.cluster.observe import Watched
 from concertina_operator.cluster.pod import JOB_LABEL
 from concertina_operator.cluster.refusals import Refusal, Refusals, time_to_next
-from concertina_operator.cluster.store import Key
 from concertina_operator.cluster.target import Target
 from concertina_operator.conditions import conditions
 from concertina_operator.plan import plan
@@ -61,9 +60,7 @@ class Decisions:
                 ),
             }
         )
-        reports = self._watched.reports_of(
-            Key(target.namespace, metadata.name), job_uid=metadata.uid
-        )
+        reports = self._watched.reports_of(target.key, job_uid=metadata.uid)
         events = (
             *decided.events,
             *warnings(job.status, claimed),

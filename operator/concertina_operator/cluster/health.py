@@ -8,6 +8,7 @@ Readiness fails while this process cannot do its work, or take it over: it canno
 it leads and has not listed everything yet. One that stands by is ready, because it is ready to lead.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -84,7 +85,8 @@ class Health:
         return _verdict(self._hindrances())
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        text = await asyncio.to_thread(self._metrics.look())
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
 
 def _verdict(against: Iterable[str]) -> web.Response:

@@ -35,6 +35,8 @@ class Watched:
         self.reports: Store[HeardReport] = Store()
         self.queue = queue
         self._pods_of: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._heard_at: dict[Key, float] = {}
+        """When a report was last heard, by pod, in seconds of the event loop."""
         self._buckets: Buckets[Key] = Buckets(
             burst=REPORTS_BURST, seconds_per_token=SECONDS_PER_REPORT
         )
@@ -65,11 +67,20 @@ class Watched:
             if (pod := self.pods.get(name)) and (version := self.pods.version(name)) is not None
         }
 
+    def pods_of(self, job: Key, *, job_uid: str) -> Mapping[Key, OwnedPod]:
+        """A job's own pods, in the order of their names."""
+        found = ((name, self.pods.get(name)) for name in sorted(self._pods_of.get(job, ())))
+        return {name: pod for name, pod in found if pod is not None and pod.owner == job_uid}
+
     def reports_of(self, job: Key, *, job_uid: str) -> tuple[HeardReport, ...]:
         """What was heard of a job's own pods: a report is named after its pod."""
-        names = sorted(self._pods_of.get(job, ()))
-        own = (name for name in names if (pod := self.pods.get(name)) and pod.owner == job_uid)
+        own = self.pods_of(job, job_uid=job_uid)
         return tuple(heard for name in own if (heard := self.reports.get(name)) is not None)
+
+    def heard_at(self, job: Key, *, job_uid: str) -> float | None:
+        """When any of a job's own pods last reported, in seconds of the event loop."""
+        own = self.pods_of(job, job_uid=job_uid)
+        return max((self._heard_at[name] for name in own if name in self._heard_at), default=None)
 
     def job_event(self, kind: str | None, document: Mapping[str, Any]) -> None:
         """Takes what a watch of the jobs tells; what changes only the status queues nothing."""
@@ -119,10 +130,15 @@ class Watched:
 
     def report_changed(self, key: Key, _: HeardReport) -> None:
         """Told by the reflector; a report is named like its pod."""
+        now = asyncio.get_running_loop().time()
+        if self.reports.get(key) is None:
+            self._heard_at.pop(key, None)
+        else:
+            self._heard_at[key] = now
         pod = self.pods.get(key)
         if pod is None:
             return
-        wait = self._buckets.take(pod.job, now=asyncio.get_running_loop().time())
+        wait = self._buckets.take(pod.job, now=now)
         if wait:
             self.queue.add_after(pod.job, wait)
         else:

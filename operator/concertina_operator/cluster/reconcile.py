@@ -30,6 +30,7 @@ from concertina_operator.cluster.events import Events
 from concertina_operator.cluster.facts import read_job, read_status
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.observe import Watched
+from concertina_operator.cluster.records import RefusedKind
 from concertina_operator.cluster.refusals import Refusals
 from concertina_operator.cluster.store import Key, key_of
 from concertina_operator.cluster.stored_status import status_patch, time_until_worth_it
@@ -39,6 +40,12 @@ from concertina_operator.conditions import Claim, conditions
 AT_ONCE: Final = timedelta(0)
 _AFTER_ACTIONS: Final = timedelta(seconds=1)
 """Effects are seen by a watch sooner than that; what was refused is not."""
+_REFUSED: Final = {
+    "InvalidJob": RefusedKind.JOB,
+    "ReportRefused": RefusedKind.REPORT,
+    "TemplateInvalid": RefusedKind.TEMPLATE,
+}
+"""What events of these reasons say was refused."""
 
 
 class Reconciler:
@@ -78,6 +85,7 @@ class Reconciler:
         if document is None or "deletionTimestamp" in document["metadata"]:
             return None  # its objects go with it: the API server collects them
         if not is_managed_here(document):
+            self._metrics.jobs.forget(key)
             return None
         try:
             job = read_job(document)
@@ -85,6 +93,7 @@ class Reconciler:
             return await self._refuse(document, str(error))
         if job.spec.scaling.mode is Scaling.OFF:
             self._refusals.forget_job(job.metadata.uid)
+            self._metrics.jobs.forget(key)
             return None
         now = self._clock()
         expiry = time_to_expiry(job.spec, job.status, now=now)
@@ -99,6 +108,7 @@ class Reconciler:
             pod_versions=self._watched.pod_versions(key),
         )
         decided = await self._decisions.decide(target, now=now)
+        self._metrics.jobs.planned(key, uid=target.uid, spec=job.spec, status=decided.status)
         wait = await self._carried_out(decided, target=target, now=now)
         retry = self._decisions.time_to_next(target.uid, now=now)
         waits = (wait, decided.requeue_after, expiry, retry)
@@ -118,6 +128,7 @@ class Reconciler:
         if is_written or decided.actions:
             if not await self._confirmed(target.document, patch if is_written else {}):
                 return self._time_to_plan_anew(target.document)
+            self._metrics.resized(before, after)
             wait = _AFTER_ACTIONS if decided.actions else None
         deeds = await self._hands.apply(decided, target=target)
         self._tell(target.document, news(decided, deeds), now=now)
@@ -187,6 +198,9 @@ class Reconciler:
                 ),
             }
         )
+        self._metrics.jobs.planned(
+            key_of(document), uid=document["metadata"]["uid"], spec=None, status=after
+        )
         patch = status_patch(before, after)
         if patch and not await self._confirmed(document, patch):
             return self._time_to_plan_anew(document)
@@ -196,8 +210,12 @@ class Reconciler:
 
     def _tell(self, document: Mapping[str, Any], events: Iterable[Event], *, now: datetime) -> None:
         for event in self._events.tell(document, events, now=now):
-            if event.reason == "ReportRefused":
-                self._metrics.reports_refused.inc()
+            if event.reason in _REFUSED:
+                self._metrics.refused(
+                    _REFUSED[event.reason],
+                    job=key_of(document),
+                    job_uid=document["metadata"]["uid"],
+                )
 
     def _forget_others(self, key: Key, document: Mapping[str, Any] | None) -> None:
         """Drops what is remembered of a job that had this name before."""
@@ -206,6 +224,7 @@ class Reconciler:
         if last is not None and last != uid:
             self._hands.forget(key, uid=last)
             self._decisions.forget(last)
+            self._metrics.jobs.forget(key)
             del self._uids[key]
         if uid is not None:
             self._uids[key] = uid

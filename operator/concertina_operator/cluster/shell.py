@@ -13,7 +13,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ from concertina_operator.cluster.client import Api
 from concertina_operator.cluster.errors import ApiError
 from concertina_operator.cluster.events import Events
 from concertina_operator.cluster.facts import read_membership, read_report
+from concertina_operator.cluster.job_samples import JobView
+from concertina_operator.cluster.job_views import job_views
 from concertina_operator.cluster.jobs import JobWatch, list_jobs, resync_jobs
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.observe import Watched
@@ -123,10 +125,18 @@ class Shell:
         self._workers = Workers(
             self.queue, self.reconciler.reconcile, metrics=metrics, number=num_workers
         )
-        metrics.watch_queue(depth=self.queue.__len__, oldest_seconds=self.queue.oldest_seconds)
+        self._metrics = metrics
+        self._clock = clock
+        metrics.watch_queue(
+            depth=self.queue.__len__,
+            oldest_seconds=self.queue.oldest_seconds,
+            busiest_seconds=self.queue.busiest_seconds,
+        )
 
     async def run(self) -> None:
         """Works until cancelled. Raises what cannot be mended in this process."""
+        loop = asyncio.get_running_loop()
+        self._metrics.watch_jobs(lambda: self._views(loop_time=loop.time()))
         async with asyncio.TaskGroup() as group:
             for reflector in self._reflectors:
                 group.create_task(reflector.run())
@@ -166,3 +176,7 @@ class Shell:
         """How long a watch had heard nothing when the last call succeeded."""
         heard_at = min(reflector.heard_at for reflector in self._reflectors)
         return max(succeeded_at - min(heard_at, self._job_watch.heard_at), 0.0)
+
+    def _views(self, *, loop_time: float) -> Iterator[JobView]:
+        """The jobs as a scrape sees them."""
+        return job_views(self.watched, self._metrics.jobs, now=self._clock(), loop_time=loop_time)

@@ -7,6 +7,7 @@ from typing import Any
 from concertina_api.v1alpha1 import AdaptiveTrainingJob, Membership, TrainingMembership
 from concertina_operator.cluster.facts import StoredMembership
 from concertina_operator.cluster.pod import JOB_LABEL
+from concertina_operator.cluster.store import Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,11 @@ class Target:
     def namespace(self) -> str:
         """Where its pods and its membership are."""
         return self.job.metadata.namespace
+
+    @property
+    def key(self) -> Key:
+        """Names the job."""
+        return Key(self.namespace, self.job.metadata.name)
 
     @property
     def newest_round(self) -> int:

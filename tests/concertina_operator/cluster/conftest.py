@@ -1,6 +1,6 @@
 """A control plane that knows the resources of jobs, and an operator on it, for this folder's tests."""
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -36,6 +36,22 @@ def served(resources, tmp_path_factory):
         kubeconfig = operator_kubeconfig(resources, api, namespace, folder / "kubeconfig")
         with operator_process(kubeconfig, namespace, folder / "log"):
             yield namespace
+
+
+@pytest.fixture
+def start(resources, api, namespace, tmp_path):
+    """Starts replicas in the namespace of the test, by a name for their logs."""
+    prepare_node(api)
+    kubeconfig = operator_kubeconfig(resources, api, namespace, tmp_path / "kubeconfig")
+    with ExitStack() as stack:
+
+        def replica(name, *arguments, **variables):
+            process = operator_process(
+                kubeconfig, namespace, tmp_path / name, *arguments, variables=variables
+            )
+            return stack.enter_context(process)
+
+        yield replica
 
 
 @pytest.fixture

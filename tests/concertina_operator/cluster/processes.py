@@ -82,12 +82,16 @@ def operator_kubeconfig(cluster: Cluster, api: AdminApi, namespace: str, path: P
 
 @contextmanager
 def operator_process(
-    kubeconfig: Path, namespace: str, log: Path, *arguments: str
+    kubeconfig: Path,
+    namespace: str,
+    log: Path,
+    *arguments: str,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[OperatorProcess]:
-    """A replica that is killed in the end, if it still runs."""
+    """A replica that is killed in the end, if it still runs; `variables` are of its environment."""
     command = [sys.executable, "-m", "concertina_operator.cluster", "--port", "0"]
     command += ["--namespace", namespace, "--lease-namespace", namespace, *arguments]
-    environment = os.environ | {"CONCERTINA_KUBECONFIG": str(kubeconfig)}
+    environment = os.environ | {"CONCERTINA_KUBECONFIG": str(kubeconfig)} | dict(variables or {})
     with log.open("w") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
     try:

@@ -1,26 +1,10 @@
 import signal
-from contextlib import ExitStack
 
 import pytest
 
 from tests.cluster.api import wait_for
-from tests.concertina_operator.cluster.processes import (
-    by_leadership,
-    operator_kubeconfig,
-    operator_process,
-)
-from tests.concertina_operator.cluster.trainers import Trainers, a_trained_job, prepare_node
-
-
-@pytest.fixture
-def start(resources, api, namespace, tmp_path):
-    """Starts replicas in the namespace of the test."""
-    prepare_node(api)
-    kubeconfig = operator_kubeconfig(resources, api, namespace, tmp_path / "kubeconfig")
-    with ExitStack() as stack:
-        yield lambda name: stack.enter_context(
-            operator_process(kubeconfig, namespace, tmp_path / name)
-        )
+from tests.concertina_operator.cluster.processes import by_leadership
+from tests.concertina_operator.cluster.trainers import Trainers, a_trained_job
 
 
 def lease(api, namespace):

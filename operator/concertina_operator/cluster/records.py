@@ -1,0 +1,85 @@
+"""Remembers of each job what its metrics tell, as long as the job is there.
+
+Filled by the reconcile and by the hands, read at a scrape (job_views.py). The newest status that was
+planned is fresher than the stored one, which is written seldom. Nothing here is needed to plan, and
+all of it may be lost: a new leader has it again after its first reconcile of a job, but for the
+refusals, which it counts anew. Pure: no I/O, no clock.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from concertina_api.v1alpha1 import JobSpec, JobStatus
+from concertina_operator.cluster.store import Key
+
+
+class RefusedKind(StrEnum):
+    """What may be refused of a job or for it."""
+
+    POD = "Pod"
+    MEMBERSHIP = "Membership"
+    ROLE_BINDING = "RoleBinding"
+    TEMPLATE = "Template"
+    JOB = "Job"
+    REPORT = "Report"
+
+
+class Use(StrEnum):
+    """What GPUs are held for."""
+
+    TRAINING = "training"
+    IDLE = "idle"
+
+
+@dataclass(slots=True, kw_only=True)
+class Record:
+    """What is remembered of one job."""
+
+    uid: str
+    spec: JobSpec | None = None
+    """None while it is invalid."""
+    status: JobStatus = field(default_factory=JobStatus)
+    """As it was planned last."""
+    refusals: Counter[RefusedKind] = field(default_factory=Counter)
+    gpu_seconds: dict[Use, float] = field(default_factory=dict)
+    """As they were told last."""
+
+    def told(self, use: Use, seconds: float) -> float:
+        """GPU seconds to tell now: a counter never falls, whatever the estimate of today says."""
+        self.gpu_seconds[use] = max(seconds, self.gpu_seconds.get(use, 0.0))
+        return self.gpu_seconds[use]
+
+
+class Records:
+    """One record for each job that this process serves."""
+
+    def __init__(self) -> None:
+        self._records: dict[Key, Record] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def of(self, key: Key, *, uid: str) -> Record | None:
+        """The record of a job, unless there is none or it is of an earlier job of that name."""
+        record = self._records.get(key)
+        return record if record is not None and record.uid == uid else None
+
+    def planned(self, key: Key, *, uid: str, spec: JobSpec | None, status: JobStatus) -> None:
+        """Takes what was planned."""
+        record = self._record(key, uid=uid)
+        record.spec, record.status = spec, status
+
+    def refused(self, key: Key, *, uid: str, what: RefusedKind) -> None:
+        """Counts a refusal."""
+        self._record(key, uid=uid).refusals[what] += 1
+
+    def forget(self, key: Key) -> None:
+        """The job is gone, or is not to be served any more."""
+        self._records.pop(key, None)
+
+    def _record(self, key: Key, *, uid: str) -> Record:
+        record = self.of(key, uid=uid)
+        if record is None:
+            record = self._records[key] = Record(uid=uid)
+        return record
