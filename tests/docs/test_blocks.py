@@ -1,0 +1,193 @@
+"""What pages show is true: manifests validate, Python runs, commands and their options exist."""
+
+import ast
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from concertina_api.manifest import parse_job
+from concertina_api.v1alpha1.job import JobSpec
+from concertina_operator.cli import main
+from tests.cluster.build import binary, missing
+from tests.cluster.fixtures import required_or_skipped
+from tests.cluster.tools import CONTROL_PLANE, DELIVERY
+from tests.docs.pages import ROOT, Block, blocks
+
+SPEC_FIELDS = {field.alias for field in JobSpec.model_fields.values()}
+SMALLEST = {
+    "model": "my_package:Task",
+    "samples": 1000,
+    "batch": {"microBatchSize": 1, "initial": 1, "max": 1},
+}
+SYSTEM = {"cat", "cd", "docker", "export", "grep", "python", "sed", "tail"}
+"""Programs whose options are not checked here."""
+HELM = next(tool for tool in DELIVERY if tool.name == "helm")
+KUBECTL = next(tool for tool in CONTROL_PLANE if tool.name == "kubectl")
+
+
+def each(language: str) -> pytest.MarkDecorator:
+    params = [pytest.param(block, id=block.id) for block in blocks(language)]
+    return pytest.mark.parametrize("block", params)
+
+
+def commands(block: Block) -> Iterator[list[str]]:
+    """The words of each command of a shell block."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="|;&")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in lexer:
+            if re.fullmatch("[|;&]+", word):
+                yield words
+                words = []
+            else:
+                words.append(word)
+        if words:
+            yield words
+
+
+COMMANDS = {
+    " ".join(words): pytest.param(words, id=f"{block.id} {' '.join(words)[:60]}")
+    for block in blocks("sh")
+    for words in commands(block)
+}
+"""Each once."""
+
+
+def of(program: str) -> list:
+    return [param for param in COMMANDS.values() if param.values[0][0] == program]
+
+
+@each("yaml")
+def test_a_manifest_is_valid(block):
+    for document in yaml.safe_load_all(block.text):
+        if document.get("kind") == "AdaptiveTrainingJob":
+            parse_job(document)
+        elif "kind" not in document:
+            assert set(document) <= SPEC_FIELDS, "a fragment holds fields of spec"
+            parse_job(
+                {
+                    "apiVersion": "concertina.dev/v1alpha1",
+                    "kind": "AdaptiveTrainingJob",
+                    "metadata": {"name": "fragment"},
+                    "spec": SMALLEST | document,
+                }
+            )
+
+
+@each("python")
+def test_python_can_be_read(block):
+    ast.parse(block.text)
+
+
+def test_the_task_of_the_guide_is_valid_as_it_is_written(tmp_path):
+    files = [one for one in (*blocks("python"), *blocks("yaml")) if one.title.startswith("tiny.")]
+    for block in files:
+        (tmp_path / block.title).write_text(block.text)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "concertina_operator.cli", "validate", "tiny.yaml"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert {block.title for block in files} == {"tiny.py", "tiny.yaml"}
+    assert done.returncode == 0, done.stderr
+    assert "the run takes 8,192 (2.00 epochs)" in done.stdout
+
+
+@each("console")
+def test_a_command_prints_what_the_page_shows(block, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command, _, want = block.text.partition("\n")
+    program, *arguments = shlex.split(command.removeprefix("$ "))
+
+    answer = CliRunner().invoke(main, arguments)
+
+    assert program == "concertina"
+    assert answer.output == want
+
+
+@pytest.mark.parametrize("words", COMMANDS.values())
+def test_a_command_is_known_and_its_files_exist(words):
+    known = {"concertina", "helm", "kubectl", "make", "pip", *SYSTEM}
+    folders = ("manifests/", "charts/", "docs/", "tests/")
+
+    assert words[0] in known
+    for word in words:
+        if word.startswith(folders):
+            assert (ROOT / word).exists(), word
+    if words[:2] == ["python", "-m"]:
+        assert importlib.util.find_spec(words[2]) is not None
+
+
+@pytest.mark.parametrize("words", of("make"))
+def test_a_target_of_make_exists(words):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+    assert set(words[1:]) <= set(targets)
+
+
+@pytest.mark.parametrize("words", of("pip"))
+def test_an_extra_exists(words):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r"\[(.+)\]", " ".join(words))
+
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize("words", of("docker"))
+def test_a_stage_of_the_dockerfile_exists(words):
+    stages = re.findall(r"^FROM .+ AS (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+
+    assert {words[at + 1] for at, word in enumerate(words) if word == "--target"} <= set(stages)
+
+
+@pytest.mark.parametrize("words", of("concertina"))
+def test_a_command_of_concertina_has_these_options(words):
+    group = click.Context(main, info_name="concertina")
+    _, command, arguments = main.resolve_command(group, words[1:])
+    assert command is not None
+    options = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    options.add("--help")
+    places = sum(isinstance(param, click.Argument) for param in command.params)
+
+    given = [word.partition("=")[0] for word in arguments if word.startswith("-")]
+
+    assert set(given) <= options
+    assert bool(places) or not [word for word in arguments[:1] if not word.startswith("-")]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("words", [*of("helm"), *of("kubectl")])
+def test_a_command_of_helm_or_kubectl_has_these_options(words):
+    """Both read all options before they help."""
+    tool = HELM if words[0] == "helm" else KUBECTL
+    if missing([tool]):
+        required_or_skipped(f"{tool.name} is not built: `make cluster`")
+    given = words[1 : words.index("--")] if "--" in words else words[1:]
+
+    done = subprocess.run(
+        [binary(tool), *given, "--help"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", of("helm"))
+def test_a_value_of_the_chart_exists(words):
+    values = yaml.safe_load((ROOT / "charts/concertina/values.yaml").read_text())
+    for at, word in enumerate(words):
+        if word == "--set":
+            place = values
+            for key in words[at + 1].partition("=")[0].split("."):
+                assert key in place, words[at + 1]
+                place = place[key]
