@@ -44,6 +44,21 @@ COPY --chmod=755 <<'END' /compile
 # compile FOLDER...: a root file system that is read-only keeps no cache. No time is in these files.
 PYTHONHASHSEED=0 exec python3 -m compileall -q -j 1 --invalidation-mode unchecked-hash "$@"
 END
+COPY <<'END' /suits.py
+"""Refuses a base whose torch or numpy is not what the trainer asks for; what is not there is mounted."""
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+from packaging.requirements import Requirement
+
+for asked in map(Requirement, requires("concertina-training")):
+    if asked.name in ("torch", "numpy") and asked.marker.evaluate({"extra": "trainer"}):
+        try:
+            found = version(asked.name)
+        except PackageNotFoundError:
+            continue
+        if found not in asked.specifier:
+            sys.exit(f"TORCH_IMAGE has {asked.name} {found}; the trainer asks for {asked.specifier}")
+END
 COPY --chmod=755 <<'END' /finish
 #!/bin/sh
 # finish VERSION: adds the wheel and a bill of materials to /opt/concertina.
@@ -53,6 +68,8 @@ uv pip install --quiet --python /opt/concertina --no-deps --no-index --find-link
 /opt/tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
   --output-file /opt/concertina/sbom.cdx.json /opt/concertina
 /recipe/compile /opt/concertina/lib/python3*/site-packages/concertina_*/
+cd /opt/concertina
+rm -f .lock .gitignore CACHEDIR.TAG bin/*.bat
 END
 
 
@@ -62,11 +79,12 @@ COPY --from=uv /uv /usr/local/bin/uv
 COPY --from=recipe / /recipe/
 WORKDIR /source
 COPY pyproject.toml uv.lock ./
+# The package kubernetes, larger than all others together, reads kubeconfigs: a pod has none.
 RUN --mount=type=cache,target=/root/.cache/uv --mount=type=secret,id=ca,target=/run/secrets/ca \
     uv venv --quiet /opt/tools \
     && /recipe/install /opt/tools --only-group build \
     && uv venv --quiet /opt/concertina \
-    && /recipe/install /opt/concertina --extra operator \
+    && /recipe/install /opt/concertina --extra operator --prune kubernetes \
     && /recipe/compile /opt/concertina/lib
 
 
@@ -103,7 +121,10 @@ RUN --mount=type=cache,target=/root/.cache/uv --mount=type=secret,id=ca,target=/
 
 FROM trainer-environment AS trainer-files
 ARG VERSION
-RUN --mount=from=wheel,source=/wheel,target=/wheel /recipe/finish "${VERSION}"
+RUN --mount=from=wheel,source=/wheel,target=/wheel \
+    /recipe/finish "${VERSION}" \
+    && PYTHONPATH=$(echo /opt/tools/lib/python3*/site-packages) \
+        /opt/concertina/bin/python3 /recipe/suits.py
 
 
 # `docker build --target sbom --output FOLDER .`
@@ -116,7 +137,6 @@ FROM ${TORCH_IMAGE} AS trainer
 # The account is in no /etc/passwd: what asks for its name or its home finds them here.
 ENV PATH=/opt/concertina/bin:${PATH} PYTHONDONTWRITEBYTECODE=1 USER=concertina HOME=/tmp
 COPY --from=trainer-files /opt/concertina /opt/concertina
-WORKDIR /tmp
 USER 65532:65532
 CMD ["python3", "-m", "concertina_trainer.agent"]
 ARG VERSION REVISION SOURCE
@@ -131,11 +151,10 @@ LABEL org.opencontainers.image.title="Concertina trainer" \
 FROM ${BASE_IMAGE} AS operator
 ENV PATH=/opt/concertina/bin:${PATH} PYTHONDONTWRITEBYTECODE=1 USER=concertina HOME=/tmp
 # What installs packages has no business here.
-RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv \
+RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv --mount=type=tmpfs,target=/tmp \
     uv pip uninstall --quiet --system --break-system-packages --no-cache pip setuptools wheel \
     && rm -rf "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/ensurepip"
 COPY --from=operator-files /opt/concertina /opt/concertina
-WORKDIR /tmp
 USER 65532:65532
 CMD ["python3", "-m", "concertina_operator.cluster"]
 ARG VERSION REVISION SOURCE

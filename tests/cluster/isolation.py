@@ -60,13 +60,22 @@ def clear(state: Path) -> None:
     if not (state / MADE).exists():
         return  # not a node's folder
     _remove_link()
-    for root in _cgroup_roots():
-        wait_for(lambda at=root / CGROUP: _removed(at), lambda at=root: f"{at}/{CGROUP} is in use")
+    remove_cgroup(CGROUP)
     _undelegate(state)
     for name in (state / MADE).read_text().split():
         path = Path(name)
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
+
+
+def remove_cgroup(name: str) -> None:
+    """Remove a cgroup of this name, with all below it, from each hierarchy.
+
+    Raises:
+        AssertionError: a process is still in it.
+    """
+    for root in _cgroup_roots():
+        wait_for(lambda at=root / name: _removed(at), lambda at=root: f"{at}/{name} is in use")
 
 
 def traces() -> list[str]:

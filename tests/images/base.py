@@ -66,8 +66,13 @@ def local_base() -> Base:
     folder = binaries().parent / f"base-{_key(release)}"
     if not folder.exists():
         _make(folder, release=release)
-    index = json.loads((folder / "index.json").read_text())
-    return Base(layout=folder, digest=index["manifests"][0]["digest"])
+    return read_base(folder)
+
+
+def read_base(layout: Path) -> Base:
+    """The one image of an OCI layout."""
+    index = json.loads((layout / "index.json").read_text())
+    return Base(layout=layout, digest=index["manifests"][0]["digest"])
 
 
 def _key(release: str) -> str:

@@ -1,8 +1,8 @@
 """BuildKit, as tests run it: one daemon that lives as long as a `with`, and its builds.
 
-It runs as root, in mount and PID namespaces of its own: its end takes all of its mounts along. What
-it has built before stays in a folder beside the binaries, so that a second build is a matter of
-seconds; one daemon at a time uses it.
+It runs as root, in mount and PID namespaces of its own: its end takes all of its mounts along, and
+its cgroups are removed. What it has built before stays in a folder beside the binaries, so that a
+second build is a matter of seconds; one daemon at a time uses it.
 """
 
 import fcntl
@@ -21,6 +21,7 @@ import uv
 
 from tests.cluster.api import wait_for
 from tests.cluster.build import binaries, binary
+from tests.cluster.isolation import remove_cgroup
 from tests.cluster.processes import Process
 from tests.cluster.tools import IMAGES, TOOLS
 from tests.images.base import NAMESPACES, Base, local_base
@@ -28,7 +29,9 @@ from tests.images.base import NAMESPACES, Base, local_base
 BUILDCTL, BUILDKITD = (binary(tool) for tool in IMAGES)
 RUNC = next(binary(tool) for tool in TOOLS if tool.name == "runc")
 BASE = "localhost/debian:1"
+TORCH = "localhost/torch:1"
 UV = "localhost/uv:1"
+CGROUP = "concertina-images"
 START_SECONDS = 60.0
 BUILD_SECONDS = 280.0
 
@@ -54,6 +57,7 @@ class BuildKit:
         output: str,
         arguments: Mapping[str, str] | None = None,
         dockerfile: Path | None = None,
+        torch_base: Base | None = None,
         is_fresh: bool = False,
     ) -> None:
         """Build a target of a folder's Dockerfile.
@@ -64,19 +68,24 @@ class BuildKit:
             output: As `buildctl build --output` has it.
             arguments: Of the build.
             dockerfile: The folder of the Dockerfile, if it is not the context.
+            torch_base: What the trainer is built on, if it is not the base of all.
             is_fresh: Build anew what was built before.
 
         Raises:
             BuildFailure: a step ended with an error.
         """
-        given = {"BASE_IMAGE": BASE, "TORCH_IMAGE": BASE, "UV_IMAGE": UV, **(arguments or {})}
+        given = {"BASE_IMAGE": BASE, "TORCH_IMAGE": TORCH, "UV_IMAGE": UV, **(arguments or {})}
         roots = ssl.get_default_verify_paths().cafile
         command = [str(BUILDCTL), f"--addr={self.address}", "build", "--progress=plain"]
         command += ["--frontend=dockerfile.v0", f"--opt=target={target}", f"--output={output}"]
+        command += [f"--opt=cgroup-parent={CGROUP}"]
         command += [f"--local=context={context}", f"--local=dockerfile={dockerfile or context}"]
-        command += [f"--oci-layout=base={self.base.layout}", f"--local=uv={self.uv}"]
-        command += [f"--opt=context:{BASE}=oci-layout://base@{self.base.digest}"]
-        command += [f"--opt=context:{UV}=local:uv"]
+        for number, (name, base) in enumerate(
+            ((BASE, self.base), (TORCH, torch_base or self.base))
+        ):
+            command += [f"--oci-layout=base-{number}={base.layout}"]
+            command += [f"--opt=context:{name}=oci-layout://base-{number}@{base.digest}"]
+        command += [f"--local=uv={self.uv}", f"--opt=context:{UV}=local:uv"]
         command += [f"--opt=build-arg:{name}={value}" for name, value in given.items()]
         command += [f"--secret=id=ca,src={roots}"] if roots else []
         command += ["--no-cache"] if is_fresh else []
@@ -147,3 +156,4 @@ def _end(daemon: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         daemon.kill()
         daemon.wait()
+    remove_cgroup(CGROUP)

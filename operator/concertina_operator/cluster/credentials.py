@@ -3,7 +3,7 @@
 Used by client.py at the first call and again after each 401, and by kopf's login (jobs.py). In a pod the
 files of the service account are read anew each time, because the kubelet replaces the token. Else
 the official `kubernetes` package reads the kubeconfig, exec plugins included; it is imported only
-then, for its size.
+then, for its size, and the operator's image does without it.
 """
 
 import os
@@ -77,9 +77,14 @@ def read_credentials(folder: Path = SERVICE_ACCOUNT) -> Credentials:
 
 
 def _from_kubeconfig(path: str | None) -> Credentials:
-    from kubernetes import client
-    from kubernetes import config as untyped
-
+    try:
+        from kubernetes import client
+        from kubernetes import config as untyped
+    except ModuleNotFoundError as error:
+        raise NoCluster(
+            "no cluster: this is no pod, and a kubeconfig is read by the package kubernetes, which is"
+            " not installed"
+        ) from error
     config: Any = untyped
     found: Any = client.Configuration()
     try:

@@ -1,4 +1,5 @@
 import ssl
+import sys
 
 import pytest
 import yaml
@@ -50,6 +51,12 @@ def test_a_pod_uses_its_service_account_and_reads_the_token_anew_each_time(accou
 def test_an_address_of_version_six_is_bracketed(account, monkeypatch):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
     assert read_credentials(account).server == "https://[fd00::1]:6443"
+
+
+def test_says_what_reads_a_kubeconfig_where_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    with pytest.raises(NoCluster, match="this is no pod, and a kubeconfig is read by the package"):
+        read_credentials(tmp_path)
 
 
 @pytest.mark.parametrize("variable", ["CONCERTINA_KUBECONFIG", "KUBECONFIG"])
