@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 
 import click
 import pytest
@@ -15,23 +16,27 @@ import yaml
 from click.testing import CliRunner
 
 from concertina_api.manifest import parse_job
-from concertina_api.v1alpha1.job import JobSpec
 from concertina_operator.cli import main
+from concertina_operator.cluster.crd import custom_resource_definitions
 from tests.cluster.build import binary, missing
 from tests.cluster.fixtures import required_or_skipped
 from tests.cluster.tools import CONTROL_PLANE, DELIVERY
+from tests.concertina_operator.cluster.installed import GROUP, apply_all
+from tests.docs.manifests import jobs
 from tests.docs.pages import ROOT, Block, blocks
 
-SPEC_FIELDS = {field.alias for field in JobSpec.model_fields.values()}
-SMALLEST = {
-    "model": "my_package:Task",
-    "samples": 1000,
-    "batch": {"microBatchSize": 1, "initial": 1, "max": 1},
-}
 SYSTEM = {"cat", "cd", "docker", "export", "grep", "python", "sed", "tail"}
 """Programs whose options are not checked here."""
 HELM = next(tool for tool in DELIVERY if tool.name == "helm")
 KUBECTL = next(tool for tool in CONTROL_PLANE if tool.name == "kubectl")
+
+
+@pytest.fixture(scope="module")
+def api(control_plane):
+    """An administrator's connection to an API server that knows the resources."""
+    with closing(control_plane.admin()) as connection:
+        apply_all(connection, custom_resource_definitions())
+        yield connection
 
 
 def each(language: str) -> pytest.MarkDecorator:
@@ -69,19 +74,15 @@ def of(program: str) -> list:
 
 @each("yaml")
 def test_a_manifest_is_valid(block):
-    for document in yaml.safe_load_all(block.text):
-        if document.get("kind") == "AdaptiveTrainingJob":
-            parse_job(document)
-        elif "kind" not in document:
-            assert set(document) <= SPEC_FIELDS, "a fragment holds fields of spec"
-            parse_job(
-                {
-                    "apiVersion": "concertina.dev/v1alpha1",
-                    "kind": "AdaptiveTrainingJob",
-                    "metadata": {"name": "fragment"},
-                    "spec": SMALLEST | document,
-                }
-            )
+    for job in jobs(block):
+        parse_job(job)
+
+
+@each("yaml")
+def test_an_api_server_takes_a_manifest(block, api, namespace):
+    path = f"{GROUP}/namespaces/{namespace}/adaptivetrainingjobs"
+    for job in jobs(block):
+        api.create(path, job, dryRun="All", fieldValidation="Strict")
 
 
 @each("python")
