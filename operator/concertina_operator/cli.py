@@ -90,12 +90,22 @@ def main() -> None:
 )
 @click.option("--samples", type=click.IntRange(min=1), help="Length of the run, in samples.")
 @click.option(
+    "--script",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A program that drives the training loop itself. Default: the loop of Concertina.",
+)
+@click.option(
     "--metrics-port",
     type=click.IntRange(1, 65535),
     help="Serve Prometheus metrics; each pod on a port of its own from this one on.",
 )
 def run(
-    manifest: Path, *, run_dir: Path | None, samples: int | None, metrics_port: int | None
+    manifest: Path,
+    *,
+    run_dir: Path | None,
+    samples: int | None,
+    script: Path | None,
+    metrics_port: int | None,
 ) -> None:
     """Train the job of MANIFEST on this machine, or resume it.
 
@@ -104,6 +114,7 @@ def run(
     from concertina_operator.local.directory import open_directory
     from concertina_operator.local.display import display_for
     from concertina_operator.local.interrupts import Interrupts
+    from concertina_operator.local.pods import AGENT_COMMAND
     from concertina_operator.local.shell import Settings, run_job
 
     job = load_job(manifest)
@@ -113,6 +124,7 @@ def run(
     _need_trainer("concertina run")
     if metrics_port is not None:
         check_ports(range(metrics_port, metrics_port + job.spec.pods.max))
+    program = () if script is None else (str(script.absolute()),)
     path = run_dir or Path("runs") / job.metadata.name
     with Interrupts() as interrupts, open_directory(path, job=job) as directory:
         outcome = run_job(
@@ -120,7 +132,7 @@ def run(
             directory=directory,
             display=display_for(sys.stdout),
             interrupts=interrupts,
-            settings=Settings(metrics_port=metrics_port),
+            settings=Settings(agent_command=(*AGENT_COMMAND, *program), metrics_port=metrics_port),
         )
     _plot_if_possible(path)
     close_with(_CLOSING[outcome].format(path=path))

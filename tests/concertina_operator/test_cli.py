@@ -72,6 +72,12 @@ def test_a_wrong_manifest_is_a_message_and_exit_code_2(manifest: Path) -> None:
     assert "spec.sampels: unknown field (did you mean samples?)" in result.stderr
 
 
+def test_a_script_that_is_not_there_is_exit_code_2(manifest: Path) -> None:
+    result = invoke("run", manifest, "--script", "nowhere.py")
+    assert result.exit_code == 2
+    assert "'nowhere.py' does not exist" in result.stderr
+
+
 def test_the_directory_of_another_job_is_exit_code_2(manifest: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
