@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from concertina_api.manifest import parse_job
+from concertina_api.manifest import job_document, parse_job
 from concertina_api.v1alpha1 import AdaptiveTrainingJob, JobStatus, Membership, Report
 from concertina_operator.cluster.crd import custom_resource_definitions
 from tests.cluster.api import ApiFailure, wait_for
@@ -90,7 +90,7 @@ def test_the_names_are_short_and_in_the_category_all(resources, api, namespace):
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
 def test_a_manifest_is_accepted_and_means_the_same(api, namespace, path):
-    manifest = yaml.safe_load(path.read_text())
+    manifest = job_document(list(yaml.safe_load_all(path.read_text())))
     stored = api.create(
         f"{GROUP}/namespaces/{namespace}/adaptivetrainingjobs", manifest, fieldValidation="Strict"
     )

@@ -47,6 +47,8 @@ class Trainers:
     api: Api
     namespace: str
     job: str = "tiny-lm"
+    workers: int = 1
+    """Of a pod."""
     imagined: FakeCluster = field(default_factory=FakeCluster)
     told: dict[str, object] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
@@ -79,7 +81,7 @@ class Trainers:
 
         def trained():
             at_work = self.imagined.trains and self.imagined.members == list(names)
-            return at_work and self.status().get("worldSize") == len(names)
+            return at_work and self.status().get("worldSize") == len(names) * self.workers
 
         self.until(trained, f"{names} do not train")
 
@@ -131,7 +133,8 @@ class Trainers:
                 del known[name]
         for name, document in found.items():
             metadata = document["metadata"]
-            pod = known.setdefault(name, FakePod(name=name, uid=metadata["uid"], created=0))
+            fresh = FakePod(name=name, uid=metadata["uid"], created=0, workers=self.workers)
+            pod = known.setdefault(name, fresh)
             pod.host = document.get("status", {}).get("podIP", pod.host)
             if pod.phase is None:
                 # Nothing runs in a pod that the scheduler has no place for.
