@@ -9,7 +9,7 @@ from typing import Any, Final
 from concertina_api.v1alpha1 import AdaptiveTrainingJob, JobSpec
 
 PREFIX: Final = "CONCERTINA_"
-USER_VARIABLES: Final = frozenset({"CONCERTINA_LOG_LEVEL"})
+USER_VARIABLES: Final = frozenset({"CONCERTINA_LOG_LEVEL", "CONCERTINA_LOG_FORMAT"})
 """Variables with the prefix that a user may set."""
 TOKEN_PATH: Final = "/var/run/secrets/concertina.dev"  # noqa: S105 - a folder, not a secret
 """Folder of the pod's token for the API server: token, ca.crt, namespace."""
@@ -33,12 +33,13 @@ def environment(
     grace_seconds: int,
     metrics_port: int,
     newest_round: int = 0,
+    log_format: str | None = None,
 ) -> list[dict[str, Any]]:
     """The variables of the trainer container, as a container's `env`.
 
     `job` is the job's API object; `metrics_port` 0 serves none. `newest_round` is that of the
     membership, 0 when there is none yet: a pod that finds none after one knows that the job is gone,
-    even if it was told to end before it could listen.
+    even if it was told to end before it could listen. `log_format` is the operator's own.
     """
     values = {
         "SPEC": job_document(job, spec),
@@ -48,6 +49,8 @@ def environment(
         "METRICS_PORT": str(metrics_port),
         "ROUND": str(newest_round),
     }
+    if log_format is not None:
+        values["LOG_FORMAT"] = log_format
     fields = [
         {"name": f"{PREFIX}{name}", "valueFrom": {"fieldRef": {"fieldPath": path}}}
         for name, path in _FIELDS.items()

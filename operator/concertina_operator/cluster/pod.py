@@ -66,11 +66,16 @@ _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 
 
 def build_pod(
-    job: Mapping[str, Any], spec: JobSpec, *, name: str, newest_round: int = 0
+    job: Mapping[str, Any],
+    spec: JobSpec,
+    *,
+    name: str,
+    newest_round: int = 0,
+    log_format: str | None = None,
 ) -> dict[str, Any]:
     """The pod object to create; `job` is the job's API object. Raises InvalidJob for any fault.
 
-    `newest_round`: see `environment`.
+    `newest_round`, `log_format`: see `environment`; what the template sets of it counts.
     """
     if faults := template_faults(spec):
         raise InvalidJob("; ".join(faults))
@@ -93,9 +98,16 @@ def build_pod(
         if container["name"] == trainer.name:
             left = grace_after_hook(grace, lifecycle=trainer.lifecycle)
             variables = environment(
-                job, spec, grace_seconds=left, metrics_port=port, newest_round=newest_round
+                job,
+                spec,
+                grace_seconds=left,
+                metrics_port=port,
+                newest_round=newest_round,
+                log_format=log_format,
             )
-            container["env"] = [*variables, *container.get("env", [])]
+            own = container.get("env", [])
+            chosen = {variable["name"] for variable in own}
+            container["env"] = [*(v for v in variables if v["name"] not in chosen), *own]
             mounts = (mount for _, mount in volumes)
             container["volumeMounts"] = [*container.get("volumeMounts", []), *mounts]
             _complete(container, trainer, metrics_port=port)

@@ -271,3 +271,22 @@ def test_the_api_server_takes_the_pod_strictly(
     # Nobody else's token is in the pod unless the user asked for it.
     wants_token = written["spec"]["automountServiceAccountToken"]
     assert any(name.startswith("kube-api-access") for name in names) is wants_token
+
+
+@pytest.mark.parametrize(
+    ("own", "of_operator", "want"),
+    [
+        pytest.param([], None, [], id="nobody"),
+        pytest.param([], "json", ["json"], id="the operator"),
+        pytest.param(["text"], "json", ["text"], id="the template before the operator"),
+    ],
+)
+def test_pods_log_like_their_operator_unless_the_template_says_how(
+    own: list[str], of_operator: str | None, want: list[str]
+) -> None:
+    env = [{"name": "CONCERTINA_LOG_FORMAT", "value": value} for value in own]
+    spec = a_templated_spec(a_container(env=env))
+    pod = build_pod(JOB, spec, name="tiny-lm-0", log_format=of_operator)
+    variables = pod["spec"]["containers"][0]["env"]
+    told = [entry["value"] for entry in variables if entry["name"] == "CONCERTINA_LOG_FORMAT"]
+    assert told == want

@@ -169,8 +169,15 @@ def test_a_conflict_is_said_in_words(spec: Any, want: str) -> None:
             id="a-sidecar-with-gpus",
         ),
         pytest.param(
-            a_templated_spec(a_container(env=[{"name": "CONCERTINA_LOG_LEVEL", "value": "DEBUG"}])),
-            id="the-users-variable",
+            a_templated_spec(
+                a_container(
+                    env=[
+                        {"name": "CONCERTINA_LOG_LEVEL", "value": "DEBUG"},
+                        {"name": "CONCERTINA_LOG_FORMAT", "value": "text"},
+                    ]
+                )
+            ),
+            id="the-users-variables",
         ),
         pytest.param(
             a_templated_spec(
