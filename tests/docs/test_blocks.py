@@ -20,15 +20,27 @@ from concertina_operator.cli import main
 from concertina_operator.cluster.crd import custom_resource_definitions
 from tests.cluster.build import binary, missing
 from tests.cluster.fixtures import required_or_skipped
-from tests.cluster.tools import CONTROL_PLANE, DELIVERY
+from tests.cluster.tools import CONTROL_PLANE, DELIVERY, MONITORING, Tool
 from tests.concertina_operator.cluster.installed import GROUP, apply_all
-from tests.docs.manifests import jobs
+from tests.docs.manifests import PROMETHEUS, jobs
 from tests.docs.pages import ROOT, Block, blocks
 
 SYSTEM = {"cat", "cd", "docker", "export", "grep", "python", "sed", "tail"}
 """Programs whose options are not checked here."""
 HELM = next(tool for tool in DELIVERY if tool.name == "helm")
 KUBECTL = next(tool for tool in CONTROL_PLANE if tool.name == "kubectl")
+
+
+PROMTOOL = next(tool for tool in MONITORING if tool.name == "promtool")
+
+
+def run_built(tool: Tool, *arguments: str) -> None:
+    """Run a tool of the tests' own, which must find nothing wrong."""
+    if missing([tool]):
+        required_or_skipped(f"{tool.name} is not built: `make cluster`")
+    command = [str(binary(tool)), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +95,14 @@ def test_an_api_server_takes_a_manifest(block, api, namespace):
     path = f"{GROUP}/namespaces/{namespace}/adaptivetrainingjobs"
     for job in jobs(block):
         api.create(path, job, dryRun="All", fieldValidation="Strict")
+
+
+@pytest.mark.cluster
+def test_a_configuration_of_prometheus_is_valid(tmp_path):
+    (block,) = (block for block in blocks("yaml") if block.title == PROMETHEUS)
+    (tmp_path / block.title).write_text(block.text)
+
+    run_built(PROMTOOL, "check", "config", str(tmp_path / block.title))
 
 
 @each("python")
@@ -171,16 +191,9 @@ def test_a_command_of_concertina_has_these_options(words):
 @pytest.mark.parametrize("words", [*of("helm"), *of("kubectl")])
 def test_a_command_of_helm_or_kubectl_has_these_options(words):
     """Both read all options before they help."""
-    tool = HELM if words[0] == "helm" else KUBECTL
-    if missing([tool]):
-        required_or_skipped(f"{tool.name} is not built: `make cluster`")
     given = words[1 : words.index("--")] if "--" in words else words[1:]
 
-    done = subprocess.run(
-        [binary(tool), *given, "--help"], capture_output=True, text=True, check=False
-    )
-
-    assert done.returncode == 0, done.stderr
+    run_built(HELM if words[0] == "helm" else KUBECTL, *given, "--help")
 
 
 @pytest.mark.parametrize("words", of("helm"))
