@@ -19,6 +19,9 @@ from typing import Any, Final
 import click
 
 from concertina_api.errors import ConcertinaError, InvalidJob, MissingPackage
+from concertina_api.v1alpha1 import JobSpec
+from concertina_operator.cluster.durability import checkpoint_warning
+from concertina_operator.cluster.template import template_faults
 from concertina_operator.commands.install import install, uninstall
 from concertina_operator.commands.jobs import describe, resume, status, suspend
 from concertina_operator.commands.logs import logs
@@ -144,7 +147,10 @@ def run(
 def validate(manifest: Path) -> None:
     """Check MANIFEST, its model and its data set, without training."""
     job = load_job(manifest)
+    warning = check_template(job.spec)
     click.echo(f"{manifest}: the manifest of {job.metadata.name} is valid")
+    if warning is not None:
+        click.echo(f"on a cluster: {warning}")
     if not _has("torch"):
         click.echo("model and data set are not checked, that needs concertina-training[trainer]")
         return
@@ -165,6 +171,18 @@ def plot(run_dir: Path, *, output: Path | None) -> None:
 
 for command in (describe, install, logs, plan, resume, status, suspend, uninstall):
     main.add_command(command)
+
+
+def check_template(spec: JobSpec) -> str | None:
+    """What is to be said about the pods' template, if there is one; `concertina run` needs none.
+
+    Raises InvalidJob for what an operator would refuse.
+    """
+    if not spec.pods.template:
+        return None
+    if faults := template_faults(spec):
+        raise InvalidJob("the operator builds no pod from this template:\n  " + "\n  ".join(faults))
+    return checkpoint_warning(spec)
 
 
 def check_ports(ports: Sequence[int]) -> None:

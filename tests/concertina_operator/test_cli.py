@@ -72,6 +72,24 @@ def test_a_wrong_manifest_is_a_message_and_exit_code_2(manifest: Path) -> None:
     assert "spec.sampels: unknown field (did you mean samples?)" in result.stderr
 
 
+def test_validate_refuses_the_template_that_an_operator_would_refuse(tmp_path: Path) -> None:
+    container = {"name": "main", "image": "x", "resources": {"limits": {"nvidia.com/gpu": 8}}}
+    path = tmp_path / "job.yaml"
+    pods = {"workersPerPod": 4, "template": {"spec": {"containers": [container]}}}
+    path.write_text(dump_job(a_local_job(pods=pods)))
+    result = invoke("validate", path)
+    assert result.exit_code == 2
+    assert "limit nvidia.com/gpu is 8, but workersPerPod is 4" in result.stderr
+
+
+def test_validate_warns_of_checkpoints_that_end_with_their_pod() -> None:
+    template = {"spec": {"containers": [{"name": "main", "image": "x"}]}}
+    warning = cli.check_template(a_local_job(pods={"template": template}).spec)
+    assert warning is not None
+    assert "checkpoints end with the pod" in warning
+    assert cli.check_template(a_local_job().spec) is None
+
+
 def test_a_script_that_is_not_there_is_exit_code_2(manifest: Path) -> None:
     result = invoke("run", manifest, "--script", "nowhere.py")
     assert result.exit_code == 2

@@ -24,15 +24,24 @@ def a_spec(**fields: Any) -> JobSpec:
 
 
 def test_finds_parameters_samples_and_steps() -> None:
-    model, data, steps = findings(a_spec())
+    model, data, steps, _ = findings(a_spec())
     assert "parameters" in model
     assert "the run takes 400" in data
     assert steps == "steps: 13 at batch 32 to 50 at batch 8"
 
 
 def test_a_run_in_epochs_is_told_in_samples() -> None:
-    _, data, _ = findings(a_spec(samples=None, epochs=0.5))
+    _, data, *_ = findings(a_spec(samples=None, epochs=0.5))
     assert data.endswith("(0.50 epochs)")
+
+
+def test_tells_when_the_rule_decides() -> None:
+    *_, rule = findings(a_spec(samples=100_000, learningRate={"warmupSamples": 3000}))
+    assert rule == (
+        "rule NormTest: decides every 4,000 samples after the first 3,000, on an average over 6,000"
+    )
+    *_, last = findings(a_spec(batch=a_spec().batch.model_dump() | {"rule": {"name": "Fixed"}}))
+    assert last.startswith("steps: ")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +59,11 @@ def test_a_run_in_epochs_is_told_in_samples() -> None:
             {"batch": {"microBatchSize": 2**20, "initial": 2**20, "max": 2**20}},
             "fewer than one step",
             id="dataset-too-short",
+        ),
+        pytest.param(
+            {"batch": {"microBatchSize": 4, "initial": 8, "max": 32, "rule": {"maxGrowth": 1.5}}},
+            "maxGrowth 1.5 is below 2",
+            id="growth-below-the-grid",
         ),
     ],
 )
