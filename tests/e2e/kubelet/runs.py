@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.environment import RUN_PATH
@@ -21,7 +21,6 @@ from tests.cluster.api import wait_for
 from tests.cluster.cluster import Cluster
 from tests.cluster.fixtures import fresh_namespace
 from tests.cluster.pods import python_template
-from tests.e2e.kubelet.operators import Operator
 from tests.e2e.records import RecordedRun
 
 GRACE_SECONDS = 30
@@ -39,6 +38,13 @@ class Identity:
     incarnation: str
 
 
+class Operators(Protocol):
+    """Who serves the job."""
+
+    def text(self) -> str:
+        """What they have printed, for the message of a failure."""
+
+
 class KubeletRun(RecordedRun):
     """A job that was applied to a cluster."""
 
@@ -47,7 +53,7 @@ class KubeletRun(RecordedRun):
     def __init__(
         self,
         cluster: Cluster,
-        operator: Operator,
+        operator: Operators,
         *,
         namespace: str,
         folder: Path,
@@ -216,7 +222,7 @@ class KubeletRun(RecordedRun):
 @contextmanager
 def applied(
     cluster: Cluster,
-    operator: Operator,
+    operator: Operators,
     folder: Path,
     document: Mapping[str, Any],
     *,
