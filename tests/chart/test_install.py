@@ -123,3 +123,9 @@ def test_every_object_says_whose_it_is():
 
 def test_lint_finds_nothing():
     assert "0 chart(s) failed" in run_helm("lint", "--strict", str(CHART))
+
+
+def test_hooks_are_the_test_alone():
+    hooks = [entry for entry in render() if is_hook(entry)]
+
+    assert {entry["metadata"]["annotations"]["helm.sh/hook"] for entry in hooks} == {"test"}

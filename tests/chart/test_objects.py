@@ -1,0 +1,270 @@
+"""What single values do to the objects."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from concertina_api.manifest import parse_job
+from concertina_operator.cluster.install import HEALTH_PORT, NAMESPACE
+from concertina_operator.cluster.pod import JOB_LABEL, METRICS_PORT_NAME, build_pod
+from concertina_operator.cluster.rights import OPERATOR
+from tests.chart.helm import CHART, VALUES, of_kind, only, render, render_file
+
+DIGEST = f"sha256:{'0' * 64}"
+
+
+def container(values):
+    (found,) = only(render(values), "Deployment")["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def job_of_the_test():
+    """The job of `helm test` as it is by default."""
+    data = only(render(), "ConfigMap", f"{OPERATOR}-test")["data"]
+    return json.loads(data["job.json"])
+
+
+@pytest.mark.parametrize(
+    ("image", "want"),
+    [
+        pytest.param({}, "concertina-operator:0.1.0", id="version of the chart"),
+        pytest.param({"repository": "r/o", "tag": "2"}, "r/o:2", id="tag"),
+        pytest.param({"digest": DIGEST}, f"concertina-operator@{DIGEST}", id="digest"),
+        pytest.param(
+            {"tag": "2", "digest": DIGEST}, f"concertina-operator:2@{DIGEST}", id="tag and digest"
+        ),
+    ],
+)
+def test_the_image_is_the_one_that_is_named(image, want):
+    assert container({"image": image})["image"] == want
+
+
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        pytest.param({}, [], id="nothing"),
+        pytest.param({"workers": 4}, ["--workers", "4"], id="workers"),
+        pytest.param({"podsPerSecond": 0.5}, ["--pods-per-second", "0.5"], id="pods per second"),
+        pytest.param({"podsPerSecond": 1000}, ["--pods-per-second", "1000"], id="a round number"),
+    ],
+)
+def test_the_operator_is_told(values, want):
+    assert container(values)["args"] == ["--port", str(HEALTH_PORT), *want]
+
+
+def test_metrics_are_served_with_the_secrets_that_are_named():
+    values = {"authentication": {"enabled": True, "secretName": "t"}, "tls": {"secretName": "c"}}
+    pod = only(render({"metrics": values}), "Deployment")["spec"]["template"]["spec"]
+    found = pod["containers"][0]
+    variables = {entry["name"]: entry["value"] for entry in found["env"]}
+    mounted = {mount["name"]: mount["mountPath"] for mount in found["volumeMounts"]}
+    files = {
+        f"{mounted[volume['name']]}/{item['path']}"
+        for volume in pod["volumes"]
+        for item in volume["secret"]["items"]
+    }
+
+    assert {
+        value for name, value in variables.items() if name.startswith("CONCERTINA_METRICS")
+    } == files
+    assert {volume["secret"]["secretName"] for volume in pod["volumes"]} == {"t", "c"}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "want_port", "want_target"),
+    [
+        pytest.param({}, 8080, "health", id="in the clear"),
+        pytest.param({"tls": {"secretName": "c"}}, 8443, "metrics", id="with TLS"),
+    ],
+)
+def test_the_service_the_monitor_and_the_fence_mean_one_port(metrics, want_port, want_target):
+    values = {
+        "metrics": metrics,
+        "monitoring": {"operatorMonitor": {"enabled": True}},
+        "networkPolicies": {"operator": {"enabled": True}},
+    }
+    objects = render(values)
+    (port,) = only(objects, "Service")["spec"]["ports"]
+    (endpoint,) = only(objects, "ServiceMonitor")["spec"]["endpoints"]
+    (rule,) = only(objects, "NetworkPolicy")["spec"]["ingress"]
+    pod = only(objects, "Deployment")["spec"]["template"]["spec"]
+    numbers = {entry["name"]: entry["containerPort"] for entry in pod["containers"][0]["ports"]}
+
+    assert (port["port"], port["targetPort"]) == (want_port, want_target)
+    assert numbers[want_target] == want_port
+    assert endpoint["port"] == port["name"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": want_target}]
+
+
+def test_monitors_find_what_they_are_for():
+    objects = render_file(VALUES / "everything.yaml")
+    service, monitor = only(objects, "Service"), only(objects, "ServiceMonitor")["spec"]
+    trainers = only(objects, "PodMonitor")["spec"]
+
+    assert service["metadata"]["labels"].items() >= monitor["selector"]["matchLabels"].items()
+    assert monitor["namespaceSelector"] == {"matchNames": [service["metadata"]["namespace"]]}
+    assert trainers["selector"] == {"matchExpressions": [{"key": JOB_LABEL, "operator": "Exists"}]}
+    assert trainers["namespaceSelector"] == {"any": True}
+    assert trainers["jobLabel"] == JOB_LABEL
+    assert [entry["port"] for entry in trainers["podMetricsEndpoints"]] == [METRICS_PORT_NAME]
+
+
+def test_no_selector_of_the_operator_finds_the_pod_of_the_test():
+    selected = only(render(), "Deployment")["spec"]["selector"]["matchLabels"].items()
+
+    assert not selected <= only(render(), "Pod")["metadata"]["labels"].items()
+
+
+def test_dashboards_and_alerts_are_those_of_the_files():
+    objects = render_file(VALUES / "everything.yaml")
+    dashboards = sorted((CHART / "files/dashboards").glob("*.json"))
+    maps = [
+        e for e in of_kind(objects, "ConfigMap") if "grafana_dashboard" in e["metadata"]["labels"]
+    ]
+    alerts = yaml.safe_load((CHART / "files/alerts.yaml").read_text())
+
+    assert [entry["data"] for entry in maps] == [
+        {path.name: path.read_text()} for path in dashboards
+    ]
+    assert only(objects, "PrometheusRule")["spec"] == alerts
+
+
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        pytest.param({}, 1, id="two replicas"),
+        pytest.param({"replicas": 1}, 0, id="one replica"),
+        pytest.param({"podDisruptionBudget": {"enabled": False}}, 0, id="switched off"),
+    ],
+)
+def test_a_budget_never_stops_every_drain(values, want):
+    assert len(of_kind(render(values), "PodDisruptionBudget")) == want
+
+
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        pytest.param({}, None, id="none"),
+        pytest.param({"priorityClass": {"create": True}}, OPERATOR, id="made"),
+        pytest.param({"priorityClass": {"create": True, "name": "p"}}, "p", id="made by name"),
+        pytest.param({"priorityClass": {"name": "p"}}, "p", id="there already"),
+    ],
+)
+def test_the_operator_has_the_priority_class(values, want):
+    objects = render(values)
+    made = [entry["metadata"]["name"] for entry in of_kind(objects, "PriorityClass")]
+
+    assert made == ([want] if values.get("priorityClass", {}).get("create") else [])
+    pod = only(objects, "Deployment")["spec"]["template"]["spec"]
+    assert pod.get("priorityClassName") == want
+
+
+def test_the_lease_goes_before_the_operator_and_the_operator_before_the_trainers():
+    objects = render()
+    schemas = {entry["metadata"]["name"]: entry["spec"] for entry in of_kind(objects, "FlowSchema")}
+    shares = {
+        entry["metadata"]["name"]: entry["spec"]["limited"]["nominalConcurrencyShares"]
+        for entry in of_kind(objects, "PriorityLevelConfiguration")
+    }
+    order = [f"{OPERATOR}-lease", OPERATOR, "concertina-trainers"]
+
+    assert sorted(schemas, key=lambda name: schemas[name]["matchingPrecedence"]) == order
+    assert schemas[order[0]]["priorityLevelConfiguration"] == {"name": "leader-election"}
+    assert shares[OPERATOR] > shares["concertina-trainers"]
+
+
+def test_flow_schemas_of_two_releases_do_not_meet():
+    shared = {"crds": {"create": False}, "clusterResources": {"create": False}}
+    first, second = (
+        {
+            (entry["kind"], entry["metadata"]["name"])
+            for entry in render({"watchNamespace": name, **shared}, namespace=name)
+            if "namespace" not in entry["metadata"]
+        }
+        for name in ("a", "b")
+    )
+
+    assert len(first) == len(second) == 3
+    assert not first & second
+
+
+def test_a_fence_is_put_up_in_each_namespace_that_is_named():
+    policies = of_kind(render_file(VALUES / "everything.yaml"), "NetworkPolicy")
+
+    assert sorted(entry["metadata"]["namespace"] for entry in policies) == [
+        NAMESPACE, "team-a", "team-b",
+    ]  # fmt: skip
+
+
+def test_a_fence_lets_out_what_is_told_and_prometheus_in():
+    policies = of_kind(render_file(VALUES / "everything.yaml"), "NetworkPolicy")
+    policy = next(e["spec"] for e in policies if e["metadata"]["namespace"] == "team-a")
+    jobs = {"podSelector": {"matchExpressions": [{"key": JOB_LABEL, "operator": "Exists"}]}}
+    scraper = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+    }
+    api_server = [{"ipBlock": {"cidr": text}} for text in ("10.96.0.1/32", "192.168.0.0/24")]
+
+    assert policy["podSelector"] == jobs["podSelector"]
+    assert policy["ingress"] == [
+        {"from": [jobs]},
+        {"from": [scraper], "ports": [{"protocol": "TCP", "port": METRICS_PORT_NAME}]},
+    ]
+    assert [rule.get("to") for rule in policy["egress"]] == [
+        [jobs], api_server, None, [{"ipBlock": {"cidr": "10.20.0.0/16"}}],
+    ]  # fmt: skip
+
+
+class TestTheTest:
+    """`helm test`, as it is rendered."""
+
+    def test_trains_a_job_that_the_operator_takes(self):
+        job = job_of_the_test()
+        pod = build_pod(job | {"metadata": job["metadata"] | {"uid": "u", "generation": 1}},
+                        parse_job(job).spec, name="concertina-test-0")  # fmt: skip
+
+        assert pod["spec"]["containers"][0]["image"] == "concertina-trainer:0.1.0"
+
+    def test_runs_under_rights_to_that_job_alone(self):
+        role = only(render(), "Role", f"{OPERATOR}-test")
+        create, rest = role["rules"]
+
+        assert create["verbs"] == ["create"]
+        assert (rest["verbs"], rest["resourceNames"]) == (
+            ["get", "delete"],
+            [job_of_the_test()["metadata"]["name"]],
+        )
+        assert {tuple(rule["resources"]) for rule in role["rules"]} == {("adaptivetrainingjobs",)}
+
+    @pytest.mark.parametrize(
+        ("values", "want"),
+        [
+            pytest.param({}, NAMESPACE, id="of the release"),
+            pytest.param({"watchNamespace": "team"}, "team", id="of the jobs"),
+            pytest.param({"test": {"namespace": "try"}}, "try", id="named"),
+        ],
+    )
+    def test_makes_the_job_in_the_namespace(self, values, want):
+        objects = render(values)
+        data = only(objects, "ConfigMap")["data"]
+
+        assert json.loads(data["job.json"])["metadata"]["namespace"] == want
+        assert only(objects, "Role", f"{OPERATOR}-test")["metadata"]["namespace"] == want
+
+    def test_lays_the_spec_of_the_values_over_its_own(self):
+        toleration = {"operator": "Exists"}
+        spec = {"samples": 8, "pods": {"template": {"spec": {"tolerations": [toleration]}}}}
+        data = only(render({"test": {"spec": spec}}), "ConfigMap")["data"]
+        found = json.loads(data["job.json"])["spec"]
+        pod = found["pods"]["template"]["spec"]
+
+        assert (found["samples"], pod["tolerations"]) == (8, [toleration])
+        assert pod["containers"][0]["name"] == "trainer"
+
+    def test_runs_the_script_that_is_tested(self):
+        script = only(render(), "ConfigMap")["data"]["test_job.py"]
+
+        assert script == Path(CHART / "files/test_job.py").read_text()
