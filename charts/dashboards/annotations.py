@@ -44,13 +44,14 @@ class Event(Builder[model.AnnotationQuery]):
 
 
 def pauses(selector: str) -> Event:
-    """Every resize: how long training paused."""
+    """Every resize: how long training paused. The start of the job is none."""
     paused = f"max(concertina_last_resize_pause_seconds{{{selector}}}%s)"
     number = f"max(concertina_round{{{selector}}})"
     changed = _changed("seconds", f"round({paused}, 0.001)")
     return Event(
         "Pauses",
-        f'{changed} * on () group_left (round) count_values("round", {number})',
+        f'{changed} * on () group_left (round) count_values("round", {number})'
+        f" and on () sum(concertina_resizes_total{{{selector}}}) > 0",
         title="Round {{round}}",
         text="training paused for {{seconds}} s",
         color=BLUE,

@@ -151,14 +151,15 @@ def _jobs(made: dashboard.Dashboard) -> dashboard.Dashboard:
     )
     return made.with_panel(
         chart(
-            "Failures",
+            "Failures so far",
             query(
-                f"sum by (namespace) (increase(concertina_job_failures_total{{{_CHOSEN}}}{_RATE}))",
+                f"sum by (namespace) ({_of_jobs('concertina_job_failures_total')})",
                 "{{namespace}}",
             ),
-            description="Failures that counted against backoffLimit, by namespace.",
+            description="Failures that counted against backoffLimit, of the jobs that are there, by"
+            " namespace. Each step is a failure.",
             unit=units.Number,
-            style=Style.BARS,
+            style=Style.STEPS,
         )
     )
 
@@ -180,11 +181,8 @@ def _gpus(made: dashboard.Dashboard) -> dashboard.Dashboard:
     return made.with_panel(
         bars(
             "GPU hours by namespace",
-            query_now(
-                "sum by (namespace, use) (increase("
-                f"concertina_job_gpu_seconds_total{{{_CHOSEN}}}{_RANGE})) / 3600",
-                "{{namespace}}, {{use}}",
-            ),
+            query_now(_gpu_hours("training"), "{{namespace}}, training"),
+            query_now(_gpu_hours("idle"), "{{namespace}}, idle"),
             description="GPU hours of the chosen time, those in rounds that train and those held idle.",
             unit=units.Number,
             decimals=2,
@@ -197,46 +195,52 @@ def _changes(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_row(dashboard.Row("Resizes and refusals"))
     made = made.with_panel(
         chart(
-            "Resizes",
+            "Resizes so far",
             query(
-                "sum by (direction, reason) (increase("
-                f"concertina_job_resizes_total{{{_CHOSEN}}}{_RATE}))",
+                "sum by (direction, reason) (max by (namespace, job, direction, reason)"
+                f" (concertina_job_resizes_total{{{_CHOSEN}}}))",
                 "{{direction}}: {{reason}}",
             ),
-            description="Rounds that were acknowledged after the first of their job, by direction and"
-            " by what made them.",
+            description="Rounds that were acknowledged after the first of their job, of the jobs that"
+            " are there, by direction and by what made them. Each step is a resize.",
             unit=units.Number,
-            style=Style.BARS,
+            style=Style.STEPS,
+            width=6,
         )
     )
     made = made.with_panel(
         bars(
-            "Mean time of each phase of a resize",
-            query_now(
-                "sum by (phase) (concertina_operator_resize_phase_seconds_sum)"
-                " / sum by (phase) (concertina_operator_resize_phase_seconds_count)",
-                "{{phase}}",
-            ),
-            description="Since the operator's start, over all jobs: from the decision to the first step"
-            " of the new round. Training goes on while pods are gathered; it pauses after finish.",
+            "Mean time before a resize",
+            query_now(_mean_phase('phase=~"gather|finish"'), "{{phase}}"),
+            description="Gather: from the decision to the published round, while pods are created and"
+            " become warm. Finish: the rest of the last step. Training goes on in both.",
             unit=units.Seconds,
+            width=6,
+        )
+    )
+    made = made.with_panel(
+        bars(
+            "Mean pause of a resize, by phase",
+            query_now(_mean_phase('phase!~"gather|finish"'), "{{phase}}"),
+            description="What training waits for, over all jobs since the operator's start.",
+            unit=units.Seconds,
+            width=6,
         )
     )
     return made.with_panel(
         chart(
-            "Refusals",
+            "Refusals so far",
             query(
-                f"sum by (kind) (increase(concertina_job_refusals_total{{{_CHOSEN}}}{_RATE}))",
+                "sum by (kind) (max by (namespace, job, kind)"
+                f" (concertina_job_refusals_total{{{_CHOSEN}}}))",
                 "{{kind}}",
             ),
-            query(
-                f"sum(increase(concertina_operator_reports_refused_total{_RATE}))",
-                "Reports, whole or in part",
-            ),
+            query("sum(concertina_operator_reports_refused_total)", "Reports of all jobs"),
             description="What the API server refused for a job (a quota, an admission policy), and"
-            " what the operator refused of it.",
+            " what the operator refused of it, since the operator's start.",
             unit=units.Number,
-            style=Style.BARS,
+            style=Style.STEPS,
+            width=6,
         )
     )
 
@@ -298,14 +302,14 @@ def _operator(made: dashboard.Dashboard) -> dashboard.Dashboard:
     )
     return made.with_panel(
         chart(
-            "Pods created and deleted",
-            query(f"sum(increase(concertina_operator_pods_created_total{_RATE}))", "created"),
-            query(f"sum(increase(concertina_operator_pods_deleted_total{_RATE}))", "deleted"),
-            query(f"sum(increase(concertina_operator_pods_refused_total{_RATE}))", "refused"),
-            description="Pods that the operator created and deleted, and creations that the API server"
-            " refused.",
+            "Pods created and deleted so far",
+            query("sum(concertina_operator_pods_created_total)", "created"),
+            query("sum(concertina_operator_pods_deleted_total)", "deleted"),
+            query("sum(concertina_operator_pods_refused_total)", "refused"),
+            description="Pods that the operator created and deleted since its start, and creations"
+            " that the API server refused.",
             unit=units.Number,
-            style=Style.BARS,
+            style=Style.STEPS,
         )
     )
 
@@ -354,6 +358,19 @@ def _missing() -> str:
     """Pods that each job still waits for."""
     wanted, ready = _of_jobs("concertina_job_pods_wanted"), _of_jobs("concertina_job_pods_ready")
     return f"clamp_min({wanted} - {ready}, 0)"
+
+
+def _gpu_hours(use: str) -> str:
+    """GPU hours of the chosen time of each namespace."""
+    seconds = f'concertina_job_gpu_seconds_total{{{_CHOSEN}, use="{use}"}}{_RANGE}'
+    return f"sum by (namespace) (increase({seconds})) / 3600"
+
+
+def _mean_phase(selector: str) -> str:
+    """Mean seconds of each of these phases since the operator's start, the longest first."""
+    name = "concertina_operator_resize_phase_seconds"
+    summed = [f"sum by (phase) ({name}_{part}{{{selector}}})" for part in ("sum", "count")]
+    return f"sort_desc({' / '.join(summed)})"
 
 
 def _reconcile_quantile(quantile: str) -> str:

@@ -258,9 +258,9 @@ def _pauses(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         chart(
             "Time lost in pauses",
-            query(f"sum(concertina_resize_pause_seconds_total{{{_THIS}}})", "all pauses"),
-            query(f"sum(concertina_resizes_total{{{_THIS}}})", "resizes"),
-            description="All pauses together, and the resizes that made them.",
+            query(_counted("concertina_resize_pause_seconds_total"), "all pauses"),
+            query(_counted("concertina_resizes_total"), "resizes"),
+            description="All pauses of the chosen time together, and the resizes that made them.",
             unit=units.Seconds,
             style=Style.STEPS,
             on_the_right={"resizes": units.Number},
@@ -284,7 +284,8 @@ def _cost(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         chart(
             "GPU hours",
-            query(f"max by (use) (concertina_job_gpu_seconds_total{{{_THIS}}}) / 3600", "{{use}}"),
+            query(_gpu_hours("training"), "training"),
+            query(_gpu_hours("idle"), "idle"),
             description="GPU hours held since the job was created: in rounds that train, and idle.",
             unit=units.Number,
             style=Style.STACKED,
@@ -337,14 +338,13 @@ def _safety(made: dashboard.Dashboard) -> dashboard.Dashboard:
     return made.with_panel(
         bars(
             "What went wrong",
-            query(_one("concertina_job_failures_total"), "failures"),
-            query(f"sum(concertina_worker_restarts_total{{{_THIS}}})", "restarts"),
-            query(f"sum(concertina_skipped_steps_total{{{_THIS}}})", "skipped steps"),
-            query(
-                f"sum(concertina_micro_batches_recomputed_total{{{_THIS}}})",
-                "micro-batches run again",
+            query_now(_one("concertina_job_failures_total"), "failures"),
+            query_now(_counted("concertina_worker_restarts_total"), "restarts"),
+            query_now(_counted("concertina_skipped_steps_total"), "skipped steps"),
+            query_now(
+                _counted("concertina_micro_batches_recomputed_total"), "micro-batches run again"
             ),
-            query(f"sum(concertina_job_refusals_total{{{_THIS}}}) or vector(0)", "refusals"),
+            query_now(f"sum(concertina_job_refusals_total{{{_THIS}}}) or vector(0)", "refusals"),
             description="Failures that counted against backoffLimit, workers started anew, steps that"
             " were not finite, work that was thrown away, and what was refused.",
             unit=units.Number,
@@ -355,3 +355,12 @@ def _safety(made: dashboard.Dashboard) -> dashboard.Dashboard:
 def _one(metric: str) -> str:
     """The job's value, whichever process exports it."""
     return f"max({metric}{{{_THIS}}})"
+
+
+def _counted(metric: str) -> str:
+    """A counter of all pods in the chosen time, those that are gone included."""
+    return f"sum(max_over_time({metric}{{{_THIS}}}[$__range]))"
+
+
+def _gpu_hours(use: str) -> str:
+    return f'max(concertina_job_gpu_seconds_total{{{_THIS}, use="{use}"}}) / 3600'

@@ -38,11 +38,9 @@ class Style(StrEnum):
 
     LINES = "lines"
     STEPS = "steps"
-    """For what holds until it changes: counts of pods, sizes of batches."""
+    """For what holds until it changes: numbers of pods, sizes of batches, events counted so far."""
     STACKED = "stacked"
     """For parts of a whole."""
-    BARS = "bars"
-    """For what happened between two points."""
 
 
 def query(expression: str, legend: str = "") -> prometheus.Dataquery:
@@ -174,12 +172,12 @@ def rows(
     names = {
         f"Value #{letter}": name for letter, name in zip("ABCDEFGHIJKL", columns, strict=False)
     }
-    order = {name: number for number, name in enumerate((*labels, *names))}
+    renamed = {**labels, **names}
     unseen = {value: True for value, name in names.items() if name in hidden}
     organized = {
         "excludeByName": {"Time": True, **unseen},
-        "indexByName": order,
-        "renameByName": {**labels, **names},
+        "indexByName": {name: number for number, name in enumerate(renamed)},
+        "renameByName": renamed,
     }
     panel = panel.with_transformation(
         model.DataTransformerConfig(id_val="organize", options=organized)
@@ -216,9 +214,7 @@ def _styled(panel: timeseries.Panel, style: Style) -> timeseries.Panel:
     if style is Style.LINES:
         return panel
     panel = panel.stacking(common.StackingConfig().mode(options.StackingMode.NORMAL).group("A"))
-    if style is Style.STACKED:
-        return panel.fill_opacity(40).line_width(1)
-    return panel.draw_style(options.GraphDrawStyle.BARS).fill_opacity(80).line_width(0)
+    return panel.fill_opacity(40).line_width(1)
 
 
 def _legend(num_queries: int) -> common.VizLegendOptions:

@@ -1,7 +1,6 @@
-"""Draws a panel of type timeseries: lines, steps, stacks and bars, axes, events and the legend."""
+"""Draws a panel of type timeseries: lines, steps and stacks, axes, events and the legend."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -55,7 +54,7 @@ def draw_chart(
     if right is not None:
         _style(right, _unit(panel, series, side=True))
         right.grid(visible=False)
-        right.set_ylim(min(0.0, right.get_ylim()[0]), right.get_ylim()[1])
+        _from_zero(right)
     for event in events:
         _mark(left, event)
     left.set_xlim(canvas.start, canvas.end)
@@ -71,7 +70,6 @@ def _draw(
 ) -> None:
     custom = defaults(panel)["custom"]
     is_stacked = custom.get("stacking", {}).get("mode") == "normal"
-    is_bars = custom.get("drawStyle") == "bars"
     below: dict[float, float] = {}
     for number, one in enumerate(series):
         axes = right if right is not None and _is_right(panel, one) else left
@@ -86,12 +84,8 @@ def _draw(
         tops = [ground + value for ground, value in zip(grounds, values, strict=True)]
         below |= dict(zip(times, tops, strict=True))
         opacity = own["fillOpacity"] / 100
-        if is_bars:
-            width = 0.8 * min((after - time for time, after in pairwise(times)), default=1)
-            left.bar(times, values, width, grounds, color=color, alpha=opacity, lw=0)
-        else:
-            left.fill_between(times, grounds, tops, color=color, alpha=opacity, lw=0)
-            left.plot(times, tops, color=color, lw=1)
+        left.fill_between(times, grounds, tops, color=color, alpha=opacity, lw=0)
+        left.plot(times, tops, color=color, lw=1)
 
 
 def _line(
@@ -134,10 +128,14 @@ def _scale(panel: Mapping[str, Any], axes: Axes) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(formatter)
         return
+    _from_zero(axes)
+
+
+def _from_zero(axes: Axes) -> None:
+    """An axis that begins at zero, unless there is something below it; never an empty one."""
     low, high = axes.get_ylim()
-    if "axisSoftMin" in custom:
-        low = min(low, custom["axisSoftMin"]) if low < 0 else custom["axisSoftMin"]
-    axes.set_ylim(low, high if high > low else low + 1)
+    is_positive = axes.dataLim.y0 >= 0
+    axes.set_ylim(0 if is_positive else low, high if axes.dataLim.y1 > 0 else 1)
 
 
 def _legend(

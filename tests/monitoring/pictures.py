@@ -1,15 +1,16 @@
 """Draws both dashboards from a real run: `python -m tests.monitoring.pictures [folder]`.
 
 It starts a cluster of one real node with the operator, lets the demo job train on it from one pod to
-four, scrapes all of it with a real Prometheus, asks that every query of the dashboards, and draws
-what it answers to docs/pictures. About five minutes on two cores.
+four beside a job that no node takes, scrapes all of it with a real Prometheus, asks that every query
+of the dashboards, and draws what it answers to docs/pictures. About five minutes on two cores.
 """
 
 import re
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.monitoring.checks import wait_no_empty_queries
 from tests.monitoring.dashboards import NAMES, Chosen, read_dashboard
 from tests.monitoring.drawing import draw_caption, draw_panel
 from tests.monitoring.prometheus import INTERVAL_SECONDS, Prometheus, started
+from tests.monitoring.rules import read_rules, shortened
 from tests.monitoring.scrape import scrape_configs, static_config
 from tests.monitoring.series import Window, events, panel_series
 
@@ -35,27 +37,40 @@ CHECKPOINT_SECONDS = 30
 """The demo is over before its own interval has passed once."""
 TOLD_SCRAPE_SECONDS = 5.0
 """The scrape interval as the data source is told it: longer rates are calmer."""
+PATIENCE_SECONDS = 60
+"""How long an alert waits at most: a quarter of an hour would outlast the demo."""
 MONITORS = {"monitoring": {"trainerMonitor": {"enabled": True}}}
 
 
 def main(folder: Path = PICTURES) -> None:
     """Run the demo, and draw what was scraped of it."""
+    with tempfile.TemporaryDirectory() as own, recorded(Path(own)) as (prometheus, run):
+        folder.mkdir(parents=True, exist_ok=True)
+        draw(prometheus, run, folder)
+
+
+@contextmanager
+def recorded(folder: Path) -> Iterator[tuple[Prometheus, KubeletRun]]:
+    """A run of the demo that has completed, and the server that scraped it; both end here."""
     with ExitStack() as stack:
         cluster = stack.enter_context(node_of_its_own())
-        own = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        operator = Operator(install(cluster, own), own / "operator.log")
+        operator = Operator(install(cluster, folder), folder / "operator.log")
         stack.callback(operator.kill)
         operator.start()
         configs = scrape_configs(render(MONITORS), kubeconfig=cluster.kubeconfig)
         configs.append(static_config(address(operator), namespace=NAMESPACE, job=OPERATOR))
-        prometheus = stack.enter_context(started(own / "prometheus", configs))
+        rules = shortened(read_rules(), seconds=PATIENCE_SECONDS)
+        prometheus = stack.enter_context(started(folder / "prometheus", configs, rules=rules))
         prometheus.wait_up(namespace=NAMESPACE, job=OPERATOR)
-        run = stack.enter_context(applied(cluster, operator, own / "run", demo()))
+        waits = stack.enter_context(
+            applied(cluster, operator, folder / "waits", unschedulable(), change=to_no_node)
+        )
+        run = stack.enter_context(applied(cluster, operator, folder / "run", demo()))
         run.deadline_seconds = DEADLINE_SECONDS
         run.wait_holds("Completed")
+        prometheus.wait_firing("ConcertinaPodsPending", namespace=waits.namespace, job=waits.name)
         wait_no_empty_queries(prometheus, namespace=run.namespace, job=run.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        draw(prometheus, run, folder)
+        yield prometheus, run
 
 
 def address(operator: Operator) -> str:
@@ -71,10 +86,22 @@ def demo() -> dict[str, Any]:
     return made
 
 
+def unschedulable() -> dict[str, Any]:
+    """A job that waits for a node."""
+    made = document()
+    made["metadata"]["name"] = "waits-for-a-node"
+    return made
+
+
+def to_no_node(pod: dict[str, Any]) -> None:
+    """Let a pod ask for a node that there is not."""
+    pod["nodeSelector"] = {"concertina.dev/there-is-none": "true"}
+
+
 def draw(prometheus: Prometheus, run: KubeletRun, folder: Path) -> None:
-    """Both pictures, over the time since the job was applied."""
-    end = time.time()
+    """Both pictures, from the first scrape until the demo had trained its last sample."""
     start = prometheus.started_at
+    end = last_trained(prometheus, run, start=start)
     step = max(float(INTERVAL_SECONDS), (end - start) // 250)
     chosen = Chosen(
         namespace=run.namespace,
@@ -96,13 +123,25 @@ def draw(prometheus: Prometheus, run: KubeletRun, folder: Path) -> None:
             canvas,
             [
                 f"charts/concertina/files/dashboards/{name}.json over one run of manifests/01-minimal.yaml"
-                " on a node with a real kubelet (two CPU cores, imagined GPUs).",
+                f" with a checkpoint every {CHECKPOINT_SECONDS} s, on a node with a real kubelet, two CPU"
+                " cores and imagined GPUs. Another job asks for a node that there is not.",
                 "Drawn with matplotlib from what a real Prometheus answers to the dashboard's own queries;"
                 " this is not Grafana's server, which draws the same queries in the same grid.",
                 f"Annotations: {words}" if words else "",
             ],
         )
         canvas.save(folder / f"{name}.png")
+
+
+def last_trained(prometheus: Prometheus, run: KubeletRun, *, start: float) -> float:
+    """When the job was last seen to train."""
+    (found,) = prometheus.query_range(
+        f'max(concertina_job_state{{job="{run.name}", state="Training"}})',
+        start=start,
+        end=time.time(),
+        step_seconds=INTERVAL_SECONDS,
+    )
+    return float(found["values"][-1][0])
 
 
 if __name__ == "__main__":

@@ -81,10 +81,9 @@ def events(prometheus: Prometheus, name: str, window: Window) -> list[Event]:
 def table_rows(panel: Mapping[str, Any], found: list[Series]) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of a table: its queries put together by their labels, then arranged."""
     options = next(e["options"] for e in panel["transformations"] if e["id"] == "organize")
-    renamed, unseen = options["renameByName"], options["excludeByName"]
-    hidden = {renamed.get(name, name) for name in unseen}
-    order = options["indexByName"]
-    columns = sorted((n for n in renamed.values() if n not in hidden), key=lambda n: order[n])
+    renamed, order = options["renameByName"], options["indexByName"]
+    shown = sorted(set(renamed) - set(options["excludeByName"]), key=lambda name: order[name])
+    columns = [renamed[name] for name in shown]
     merged: dict[tuple[str, ...], dict[str, Any]] = {}
     for one in found:
         key = (one.labels.get("namespace", ""), one.labels.get("job", ""))
