@@ -6,7 +6,7 @@ from concertina_operator.cluster import paths
 from tests.cluster.pods import python_pod
 from tests.e2e.kubelet.documents import growing
 
-DEADLINE_SECONDS = 6
+DEADLINE_SECONDS = 10
 """Time for a second try, after which nothing of the job's status has changed."""
 
 
