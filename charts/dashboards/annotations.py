@@ -9,7 +9,8 @@ from typing import Final
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import dashboard as model
 
-from charts.dashboards.panels import BLUE, RED, SOURCE
+from charts.dashboards.looks import BLUE, RED
+from charts.dashboards.panels import SOURCE
 
 _STEP: Final = "15s"
 """Between two looks for events: as far apart as scrapes are."""

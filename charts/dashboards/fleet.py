@@ -8,11 +8,10 @@ from typing import Final
 from grafana_foundation_sdk.builders import dashboard, table
 from grafana_foundation_sdk.models import units
 
+from charts.dashboards.fleet_operator import operator, resizes
 from charts.dashboards.frame import FLEET_UID, JOB_UID, frame, namespaces
+from charts.dashboards.looks import GREEN, ORANGE, RED
 from charts.dashboards.panels import (
-    GREEN,
-    ORANGE,
-    RED,
     Style,
     bars,
     chart,
@@ -40,7 +39,7 @@ def fleet() -> dashboard.Dashboard:
     made = made.with_variable(
         namespaces().multi(True).include_all(True).all_value(".+")  # noqa: FBT003 - the SDK's
     )
-    for add in (_now, _jobs, _gpus, _changes, _operator):
+    for add in (_now, _jobs, _gpus, resizes, operator):
         made = add(made)
     return made
 
@@ -191,129 +190,6 @@ def _gpus(made: dashboard.Dashboard) -> dashboard.Dashboard:
     )
 
 
-def _changes(made: dashboard.Dashboard) -> dashboard.Dashboard:
-    made = made.with_row(dashboard.Row("Resizes and refusals"))
-    made = made.with_panel(
-        chart(
-            "Resizes so far",
-            query(
-                "sum by (direction, reason) (max by (namespace, job, direction, reason)"
-                f" (concertina_job_resizes_total{{{_CHOSEN}}}))",
-                "{{direction}}: {{reason}}",
-            ),
-            description="Rounds that were acknowledged after the first of their job, of the jobs that"
-            " are there, by direction and by what made them. Each step is a resize.",
-            unit=units.Number,
-            style=Style.STEPS,
-            width=6,
-        )
-    )
-    made = made.with_panel(
-        bars(
-            "Mean time before a resize",
-            query_now(_mean_phase('phase=~"gather|finish"'), "{{phase}}"),
-            description="Gather: from the decision to the published round, while pods are created and"
-            " become warm. Finish: the rest of the last step. Training goes on in both.",
-            unit=units.Seconds,
-            width=6,
-        )
-    )
-    made = made.with_panel(
-        bars(
-            "Mean pause of a resize, by phase",
-            query_now(_mean_phase('phase!~"gather|finish"'), "{{phase}}"),
-            description="What training waits for, over all jobs since the operator's start.",
-            unit=units.Seconds,
-            width=6,
-        )
-    )
-    return made.with_panel(
-        chart(
-            "Refusals so far",
-            query(
-                "sum by (kind) (max by (namespace, job, kind)"
-                f" (concertina_job_refusals_total{{{_CHOSEN}}}))",
-                "{{kind}}",
-            ),
-            query("sum(concertina_operator_reports_refused_total)", "Reports of all jobs"),
-            description="What the API server refused for a job (a quota, an admission policy), and"
-            " what the operator refused of it, since the operator's start.",
-            unit=units.Number,
-            style=Style.STEPS,
-            width=6,
-        )
-    )
-
-
-def _operator(made: dashboard.Dashboard) -> dashboard.Dashboard:
-    made = made.with_row(dashboard.Row("Operator"))
-    made = made.with_panel(
-        chart(
-            "Reconcile latency",
-            query(_reconcile_quantile("0.5"), "median"),
-            query(_reconcile_quantile("0.99"), "99th percentile"),
-            description="Time of one reconcile of one job: what is read, decided and written.",
-            unit=units.Seconds,
-        )
-    )
-    made = made.with_panel(
-        chart(
-            "Queue",
-            query("max(concertina_operator_queue_depth)", "jobs that wait"),
-            query("max(concertina_operator_queue_oldest_seconds)", "longest wait"),
-            description="Jobs that wait for a reconcile, and how long the first of them has waited."
-            " A queue that grows says that the operator or the API server is too slow.",
-            unit=units.Number,
-            on_the_right={"longest wait": units.Seconds},
-        )
-    )
-    made = made.with_panel(
-        chart(
-            "Reconciles",
-            query(
-                f"sum by (result) (rate(concertina_operator_reconciles_total{_RATE}))", "{{result}}"
-            ),
-            description="Reconciles by their result. Errors are tried again with growing pauses.",
-            unit=units.OpsPerSecond,
-            style=Style.STACKED,
-        )
-    )
-    made = made.with_panel(
-        chart(
-            "API calls",
-            query(
-                "sum by (verb, status) (rate(concertina_operator_api_calls_total" + _RATE + "))",
-                "{{verb}} {{status}}",
-            ),
-            description="Calls to the API server by verb and status; status 0 had no answer, 429 was"
-            " told to wait, 409 lost a race and tries again.",
-            unit=units.RequestsPerSecond,
-            style=Style.STACKED,
-        )
-    )
-    made = made.with_panel(
-        chart(
-            "Leader",
-            query("max by (pod) (concertina_operator_leader)", "{{pod}}"),
-            description="1 for the replica that leads. A change is a failover.",
-            unit=units.Number,
-            style=Style.STEPS,
-        )
-    )
-    return made.with_panel(
-        chart(
-            "Pods created and deleted so far",
-            query("sum(concertina_operator_pods_created_total)", "created"),
-            query("sum(concertina_operator_pods_deleted_total)", "deleted"),
-            query("sum(concertina_operator_pods_refused_total)", "refused"),
-            description="Pods that the operator created and deleted since its start, and creations"
-            " that the API server refused.",
-            unit=units.Number,
-            style=Style.STEPS,
-        )
-    )
-
-
 def _table() -> table.Panel:
     target = _of_jobs("concertina_job_samples_target")
     return rows(
@@ -364,15 +240,3 @@ def _gpu_hours(use: str) -> str:
     """GPU hours of the chosen time of each namespace."""
     seconds = f'concertina_job_gpu_seconds_total{{{_CHOSEN}, use="{use}"}}{_RANGE}'
     return f"sum by (namespace) (increase({seconds})) / 3600"
-
-
-def _mean_phase(selector: str) -> str:
-    """Mean seconds of each of these phases since the operator's start, the longest first."""
-    name = "concertina_operator_resize_phase_seconds"
-    summed = [f"sum by (phase) ({name}_{part}{{{selector}}})" for part in ("sum", "count")]
-    return f"sort_desc({' / '.join(summed)})"
-
-
-def _reconcile_quantile(quantile: str) -> str:
-    rate = f"rate(concertina_operator_reconcile_seconds_bucket{_RATE})"
-    return f"histogram_quantile({quantile}, sum by (le) ({rate}))"

@@ -10,8 +10,8 @@ from grafana_foundation_sdk.models import units
 
 from charts.dashboards.annotations import failures, pauses
 from charts.dashboards.frame import JOB_UID, frame, jobs_of_the_namespace, namespaces
+from charts.dashboards.job_training import THIS, batch, learning, one, workers
 from charts.dashboards.panels import (
-    Scale,
     Style,
     bars,
     chart,
@@ -21,7 +21,6 @@ from charts.dashboards.panels import (
     query_now,
 )
 
-_THIS: Final = 'namespace="$namespace", job="$job"'
 _RATE: Final = "[$__rate_interval]"
 
 
@@ -33,8 +32,8 @@ def job() -> dashboard.Dashboard:
         description="One training job: batch, gradient noise, workers, pauses and what it costs.",
     )
     made = made.with_variable(namespaces()).with_variable(jobs_of_the_namespace())
-    made = made.annotation(pauses(_THIS)).annotation(failures(_THIS))
-    for add in (_now, _batch, _learning, _workers, _pauses, _cost, _safety):
+    made = made.annotation(pauses(THIS)).annotation(failures(THIS))
+    for add in (_now, batch, learning, workers, _pauses, _cost, _safety):
         made = add(made)
     return made
 
@@ -44,14 +43,14 @@ def _now(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         name_of_series(
             "State",
-            query_now(f"max by (state) (concertina_job_state{{{_THIS}}} == 1)", "{{state}}"),
+            query_now(f"max by (state) (concertina_job_state{{{THIS}}} == 1)", "{{state}}"),
             description="What `kubectl get atj` prints as State.",
         )
     )
     made = made.with_panel(
         number(
             "Done",
-            query(f"{_one('concertina_job_samples')} / {_one('concertina_job_samples_target')}"),
+            query(f"{one('concertina_job_samples')} / {one('concertina_job_samples_target')}"),
             description="Samples that are trained, of those of the whole run.",
             unit=units.PercentUnit,
             decimals=1,
@@ -61,8 +60,8 @@ def _now(made: dashboard.Dashboard) -> dashboard.Dashboard:
         number(
             "Time left",
             query(
-                f"({_one('concertina_job_samples_target')} - {_one('concertina_job_samples')})"
-                f" / {_one('concertina_samples_per_second')}"
+                f"({one('concertina_job_samples_target')} - {one('concertina_job_samples')})"
+                f" / {one('concertina_samples_per_second')}"
             ),
             description="At the present throughput; a resize makes it shorter.",
             unit=units.Seconds,
@@ -72,7 +71,7 @@ def _now(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         number(
             "Global batch",
-            query(_one("concertina_global_batch_effective_samples")),
+            query(one("concertina_global_batch_effective_samples")),
             description="Samples in one optimizer step, as it runs now.",
             unit=units.Number,
         )
@@ -80,7 +79,7 @@ def _now(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         number(
             "Noise scale",
-            query(_one("concertina_noise_scale_samples")),
+            query(one("concertina_noise_scale_samples")),
             description="Gradient noise scale in samples: tr(Sigma) / |G|^2. A batch far below it"
             " still gains from growth, one far above it wastes samples.",
             unit=units.Number,
@@ -90,7 +89,7 @@ def _now(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         number(
             "Workers",
-            query(_one("concertina_world_size")),
+            query(one("concertina_world_size")),
             description="Training processes in the present round, one for each GPU.",
             unit=units.Number,
         )
@@ -98,7 +97,7 @@ def _now(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         number(
             "Throughput",
-            query(_one("concertina_samples_per_second")),
+            query(one("concertina_samples_per_second")),
             description="Samples in a second.",
             unit=units.Number,
             decimals=1,
@@ -107,138 +106,10 @@ def _now(made: dashboard.Dashboard) -> dashboard.Dashboard:
     return made.with_panel(
         number(
             "GPU hours",
-            query(f"sum(concertina_job_gpu_seconds_total{{{_THIS}}}) / 3600"),
+            query(f"sum(concertina_job_gpu_seconds_total{{{THIS}}}) / 3600"),
             description="GPU hours that the job has held since it was created.",
             unit=units.Number,
             decimals=2,
-        )
-    )
-
-
-def _batch(made: dashboard.Dashboard) -> dashboard.Dashboard:
-    made = made.with_row(dashboard.Row("Batch and gradient noise"))
-    made = made.with_panel(
-        chart(
-            "Global batch and noise scale",
-            query(_one("concertina_global_batch_requested_samples"), "requested"),
-            query(_one("concertina_global_batch_effective_samples"), "effective"),
-            query(_one("concertina_noise_scale_samples"), "noise scale"),
-            description="Batch that the rule asks for, batch that runs after cap and grid, and the"
-            " gradient noise scale, all in samples. Growth pays while the noise scale is above.",
-            unit=units.Number,
-            style=Style.STEPS,
-            scale=Scale.POWERS_OF_TWO,
-            width=12,
-        )
-    )
-    made = made.with_panel(
-        chart(
-            "Rule: ratio against threshold",
-            query(_one("concertina_rule_ratio"), "ratio"),
-            query(_one("concertina_rule_threshold"), "threshold"),
-            description="Batch that the gradient asks for over the batch that runs, and the ratio from"
-            " which the rule's next decision grows it.",
-            unit=units.Number,
-            dashed=["threshold"],
-            width=12,
-        )
-    )
-    made = made.with_panel(
-        chart(
-            "Gradient variance and norm",
-            query(_one("concertina_gradient_variance"), "variance"),
-            query(_one("concertina_gradient_norm"), "norm"),
-            description="tr(Sigma), the variance of one sample's gradient, smoothed as the rule has it,"
-            " and |g|, the norm of the newest step's gradient before clipping.",
-            unit=units.Number,
-            scale=Scale.POWERS_OF_TEN,
-        )
-    )
-    made = made.with_panel(
-        chart(
-            "Accumulation",
-            query(_one("concertina_accumulation_micro_batches"), "micro-batches per worker"),
-            description="Micro-batches that one worker runs in a step. A larger batch is accumulated at"
-            " once; above spec.batch.maxAccumulation more pods are asked for.",
-            unit=units.Number,
-            style=Style.STEPS,
-        )
-    )
-    return made.with_panel(
-        chart(
-            "Age of the noise estimate",
-            query(_one("concertina_noise_estimate_age_samples"), "samples since the last"),
-            description="Samples since the gradient noise was last measured. Without an estimate the"
-            " batch stays as it is.",
-            unit=units.Number,
-        )
-    )
-
-
-def _learning(made: dashboard.Dashboard) -> dashboard.Dashboard:
-    made = made.with_row(dashboard.Row("Learning"))
-    made = made.with_panel(
-        chart(
-            "Loss",
-            query(_one("concertina_loss"), "loss"),
-            description="Training loss of the newest step. A resize leaves it where it was.",
-            unit=units.Number,
-        )
-    )
-    made = made.with_panel(
-        chart(
-            "Learning rate",
-            query(_one("concertina_learning_rate"), "learning rate"),
-            description="Learning rate of the newest step, its batch law applied.",
-            unit=units.ScientificNotation,
-        )
-    )
-    return made.with_panel(
-        chart(
-            "Throughput",
-            query(_one("concertina_samples_per_second"), "samples/s"),
-            query(_one("concertina_tokens_per_second"), "tokens/s"),
-            description="Samples and tokens in a second; tokens only for tasks that say how many a"
-            " sample has.",
-            unit=units.Number,
-            on_the_right={"tokens/s": units.Short},
-        )
-    )
-
-
-def _workers(made: dashboard.Dashboard) -> dashboard.Dashboard:
-    made = made.with_row(dashboard.Row("Workers"))
-    made = made.with_panel(
-        chart(
-            "Pods and workers",
-            query(_one("concertina_job_pods_wanted"), "pods wanted"),
-            query(_one("concertina_job_pods_ready"), "pods ready"),
-            query(_one("concertina_world_size"), "workers that train"),
-            description="Pods that the operator wants, those whose workers are warm or train, and the"
-            " workers of the present round.",
-            unit=units.Number,
-            style=Style.STEPS,
-            width=12,
-        )
-    )
-    made = made.with_panel(
-        chart(
-            "Step time",
-            query(_one("concertina_step_seconds"), "newest step"),
-            description="Duration of the newest optimizer step. It grows with the batch and falls with"
-            " more workers.",
-            unit=units.Seconds,
-            width=6,
-        )
-    )
-    return made.with_panel(
-        chart(
-            "Age of the newest report",
-            query(_one("concertina_job_last_report_age_seconds"), "since the last report"),
-            description="Time since any pod of the job told the operator anything. Silence says that"
-            " pods hang or cannot reach the API server.",
-            unit=units.Seconds,
-            width=6,
         )
     )
 
@@ -248,7 +119,7 @@ def _pauses(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         chart(
             "Pause of the newest resize, by phase",
-            query(f"max by (phase) (concertina_last_resize_phase_seconds{{{_THIS}}})", "{{phase}}"),
+            query(f"max by (phase) (concertina_last_resize_phase_seconds{{{THIS}}})", "{{phase}}"),
             description="From the end of the last step of the old round to the start of the first of"
             " the new one, by what it was spent on.",
             unit=units.Seconds,
@@ -270,7 +141,7 @@ def _pauses(made: dashboard.Dashboard) -> dashboard.Dashboard:
         bars(
             "Resizes by reason",
             query_now(
-                f"max by (direction, reason) (concertina_job_resizes_total{{{_THIS}}})",
+                f"max by (direction, reason) (concertina_job_resizes_total{{{THIS}}})",
                 "{{direction}}: {{reason}}",
             ),
             description="Rounds that were acknowledged after the first.",
@@ -294,9 +165,9 @@ def _cost(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         chart(
             "Memory",
-            query(f"max(concertina_worker_peak_bytes{{{_THIS}}})", "largest worker so far"),
-            query(f"max(concertina_worker_state_bytes{{{_THIS}}})", "parameters and optimizer"),
-            query(f"max(concertina_device_memory_bytes{{{_THIS}}})", "on GPUs of a pod"),
+            query(f"max(concertina_worker_peak_bytes{{{THIS}}})", "largest worker so far"),
+            query(f"max(concertina_worker_state_bytes{{{THIS}}})", "parameters and optimizer"),
+            query(f"max(concertina_device_memory_bytes{{{THIS}}})", "on GPUs of a pod"),
             description="Largest memory of any worker, the parameters and optimizer state of the"
             " largest worker, and what the workers of the fullest pod hold on their GPUs.",
             unit=units.BytesIEC,
@@ -305,7 +176,7 @@ def _cost(made: dashboard.Dashboard) -> dashboard.Dashboard:
     return made.with_panel(
         chart(
             "Power",
-            query(f"sum(rate(concertina_device_energy_joules_total{{{_THIS}}}{_RATE}))", "devices"),
+            query(f"sum(rate(concertina_device_energy_joules_total{{{THIS}}}{_RATE}))", "devices"),
             description="Power of all devices of the job, where they tell the energy that they use.",
             unit=units.Watt,
         )
@@ -317,8 +188,8 @@ def _safety(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         chart(
             "Age of the checkpoint",
-            query(_one("concertina_checkpoint_age_seconds"), "since the last"),
-            query(_one("concertina_checkpoint_interval_seconds"), "wanted interval"),
+            query(one("concertina_checkpoint_age_seconds"), "since the last"),
+            query(one("concertina_checkpoint_interval_seconds"), "wanted interval"),
             description="Age of the state in the newest durable checkpoint, which is what the loss of"
             " all pods costs, and the time between two that the job asks for.",
             dashed=["wanted interval"],
@@ -328,8 +199,8 @@ def _safety(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         chart(
             "Time of a checkpoint",
-            query(_one("concertina_checkpoint_blocking_seconds"), "training waited"),
-            query(_one("concertina_checkpoint_seconds"), "until durable"),
+            query(one("concertina_checkpoint_blocking_seconds"), "training waited"),
+            query(one("concertina_checkpoint_seconds"), "until durable"),
             description="How long training waited for the newest checkpoint, and how long it took"
             " until that was durable.",
             unit=units.Seconds,
@@ -338,13 +209,13 @@ def _safety(made: dashboard.Dashboard) -> dashboard.Dashboard:
     return made.with_panel(
         bars(
             "What went wrong",
-            query_now(_one("concertina_job_failures_total"), "failures"),
+            query_now(one("concertina_job_failures_total"), "failures"),
             query_now(_counted("concertina_worker_restarts_total"), "restarts"),
             query_now(_counted("concertina_skipped_steps_total"), "skipped steps"),
             query_now(
                 _counted("concertina_micro_batches_recomputed_total"), "micro-batches run again"
             ),
-            query_now(f"sum(concertina_job_refusals_total{{{_THIS}}}) or vector(0)", "refusals"),
+            query_now(f"sum(concertina_job_refusals_total{{{THIS}}}) or vector(0)", "refusals"),
             description="Failures that counted against backoffLimit, workers started anew, steps that"
             " were not finite, work that was thrown away, and what was refused.",
             unit=units.Number,
@@ -352,15 +223,10 @@ def _safety(made: dashboard.Dashboard) -> dashboard.Dashboard:
     )
 
 
-def _one(metric: str) -> str:
-    """The job's value, whichever process exports it."""
-    return f"max({metric}{{{_THIS}}})"
-
-
 def _counted(metric: str) -> str:
     """A counter of all pods in the chosen time, those that are gone included."""
-    return f"sum(max_over_time({metric}{{{_THIS}}}[$__range]))"
+    return f"sum(max_over_time({metric}{{{THIS}}}[$__range]))"
 
 
 def _gpu_hours(use: str) -> str:
-    return f'max(concertina_job_gpu_seconds_total{{{_THIS}, use="{use}"}}) / 3600'
+    return f'max(concertina_job_gpu_seconds_total{{{THIS}, use="{use}"}}) / 3600'

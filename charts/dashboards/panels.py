@@ -15,14 +15,20 @@ from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import prometheus as queries
 
+from charts.dashboards.looks import (
+    axis_on_the_right,
+    colors_by_value,
+    dashed_red,
+    legend,
+    log_scale,
+    newest,
+    tooltip,
+    words_for_values,
+)
+
 SOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 CHART_ROWS: Final = 8
 STAT_ROWS: Final = 4
-GREEN: Final = "green"
-ORANGE: Final = "orange"
-RED: Final = "red"
-BLUE: Final = "blue"
-TEXT: Final = "text"
 
 
 class Scale(StrEnum):
@@ -43,17 +49,17 @@ class Style(StrEnum):
     """For parts of a whole."""
 
 
-def query(expression: str, legend: str = "") -> prometheus.Dataquery:
-    """A query over the chosen time."""
+def query(expression: str, name: str = "") -> prometheus.Dataquery:
+    """A query over the chosen time; `name` is that of its series, with `{{label}}` for a label."""
     asked = (
         prometheus.Dataquery().expr(expression).range().editor_mode(queries.QueryEditorMode.CODE)
     )
-    return asked.legend_format(legend or "__auto")
+    return asked.legend_format(name or "__auto")
 
 
-def query_now(expression: str, legend: str = "") -> prometheus.Dataquery:
+def query_now(expression: str, name: str = "") -> prometheus.Dataquery:
     """A query of one value at the end of the chosen time."""
-    return query(expression, legend).instant()
+    return query(expression, name).instant()
 
 
 def query_rows(expression: str) -> prometheus.Dataquery:
@@ -81,14 +87,16 @@ def chart(
     panel = panel.targets(_lettered(targets)).height(CHART_ROWS).span(width)
     panel = panel.line_width(2).show_points(options.VisibilityMode.AUTO).point_size(4)
     panel = panel.fill_opacity(10).gradient_mode(options.GraphGradientMode.OPACITY)
-    panel = panel.legend(_legend(len(targets))).tooltip(_tooltip())
+    panel = panel.legend(legend(len(targets))).tooltip(tooltip())
     panel = (
-        panel.axis_soft_min(0) if scale is Scale.LINEAR else panel.scale_distribution(_log(scale))
+        panel.axis_soft_min(0)
+        if scale is Scale.LINEAR
+        else panel.scale_distribution(log_scale(int(scale)))
     )
     for name in dashed:
-        panel = panel.override_by_name(name, _limit())
+        panel = panel.override_by_name(name, dashed_red())
     for name, other_unit in (on_the_right or {}).items():
-        panel = panel.override_by_name(name, _other_axis(other_unit))
+        panel = panel.override_by_name(name, axis_on_the_right(other_unit))
     return _styled(panel, style)
 
 
@@ -108,14 +116,14 @@ def number(
     panel = (
         _number(title, target, description=description, width=width).no_value(no_value).unit(unit)
     )
-    panel = panel.color_mode(options.BigValueColorMode.VALUE).thresholds(_thresholds(steps))
+    panel = panel.color_mode(options.BigValueColorMode.VALUE).thresholds(colors_by_value(steps))
     panel = panel.graph_mode(
         options.BigValueGraphMode.NONE if words else options.BigValueGraphMode.AREA
     )
     if decimals is not None:
         panel = panel.decimals(decimals)
     if words:
-        panel = panel.mappings([_words(words)])
+        panel = panel.mappings([words_for_values(words)])
     return panel
 
 
@@ -141,9 +149,9 @@ def bars(
     """The newest value of each series as a bar."""
     panel = bargauge.Panel().title(title).description(description).unit(unit).datasource(SOURCE)
     panel = panel.targets(_lettered(targets)).height(CHART_ROWS).span(width).min(0)
-    panel = panel.orientation(options.VizOrientation.HORIZONTAL).reduce_options(_newest())
+    panel = panel.orientation(options.VizOrientation.HORIZONTAL).reduce_options(newest())
     panel = panel.display_mode(options.BarGaugeDisplayMode.BASIC).no_value("-")
-    panel = panel.color_scheme(_color(model.FieldColorModeId.PALETTE_CLASSIC))
+    panel = panel.color_scheme(dashboards.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
     return panel if decimals is None else panel.decimals(decimals)
 
 
@@ -197,7 +205,7 @@ def _number(
 ) -> stat.Panel:
     panel = stat.Panel().title(title).description(description).datasource(SOURCE)
     panel = panel.targets(_lettered([target])).height(STAT_ROWS).span(width)
-    return panel.reduce_options(_newest())
+    return panel.reduce_options(newest())
 
 
 def _lettered(targets: Iterable[prometheus.Dataquery]) -> list[Builder[variants.Dataquery]]:
@@ -215,61 +223,3 @@ def _styled(panel: timeseries.Panel, style: Style) -> timeseries.Panel:
         return panel
     panel = panel.stacking(common.StackingConfig().mode(options.StackingMode.NORMAL).group("A"))
     return panel.fill_opacity(40).line_width(1)
-
-
-def _legend(num_queries: int) -> common.VizLegendOptions:
-    legend = common.VizLegendOptions().placement(options.LegendPlacement.BOTTOM).show_legend(True)  # noqa: FBT003 - the SDK's
-    calcs = ["lastNotNull", "max"] if num_queries > 1 else ["lastNotNull"]
-    return legend.display_mode(options.LegendDisplayMode.LIST).calcs(calcs)
-
-
-def _tooltip() -> common.VizTooltipOptions:
-    every_series = common.VizTooltipOptions().mode(options.TooltipDisplayMode.MULTI)
-    return every_series.sort(options.SortOrder.DESCENDING)
-
-
-def _log(scale: Scale) -> common.ScaleDistributionConfig:
-    spread = common.ScaleDistributionConfig().type(options.ScaleDistribution.LOG)
-    return spread.log(int(scale.value))
-
-
-def _newest() -> common.ReduceDataOptions:
-    return common.ReduceDataOptions().calcs(["lastNotNull"]).values(False)  # noqa: FBT003 - the SDK's
-
-
-def _color(mode: model.FieldColorModeId) -> dashboards.FieldColor:
-    return dashboards.FieldColor().mode(mode)
-
-
-def _thresholds(steps: Iterable[tuple[float, str]]) -> dashboards.ThresholdsConfig:
-    """Colors by value; without steps the color of text."""
-    found = [model.Threshold(value=value, color=color) for value, color in steps]
-    base = model.Threshold(value=None, color=GREEN if found else TEXT)
-    return dashboards.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps([base, *found])
-
-
-def _words(words: Mapping[float, tuple[str, str]]) -> model.ValueMap:
-    return model.ValueMap(
-        options={
-            f"{value:g}": model.ValueMappingResult(text=text, color=color, index=number)
-            for number, (value, (text, color)) in enumerate(words.items())
-        }
-    )
-
-
-def _limit() -> list[model.DynamicConfigValue]:
-    return [
-        model.DynamicConfigValue(
-            id_val="custom.lineStyle", value={"fill": "dash", "dash": [10, 10]}
-        ),
-        model.DynamicConfigValue(id_val="custom.fillOpacity", value=0),
-        model.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": RED}),
-    ]
-
-
-def _other_axis(unit: str) -> list[model.DynamicConfigValue]:
-    return [
-        model.DynamicConfigValue(id_val="unit", value=unit),
-        model.DynamicConfigValue(id_val="custom.axisPlacement", value="right"),
-        model.DynamicConfigValue(id_val="custom.fillOpacity", value=0),
-    ]

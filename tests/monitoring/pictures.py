@@ -99,9 +99,9 @@ def to_no_node(pod: dict[str, Any]) -> None:
 
 
 def draw(prometheus: Prometheus, run: KubeletRun, folder: Path) -> None:
-    """Both pictures, from the first scrape until the demo had trained its last sample."""
+    """Both pictures, from the first scrape until the demo is nearly done."""
     start = prometheus.started_at
-    end = last_trained(prometheus, run, start=start)
+    end = nearly_done(prometheus, run, start=start)
     step = max(float(INTERVAL_SECONDS), (end - start) // 250)
     chosen = Chosen(
         namespace=run.namespace,
@@ -133,10 +133,10 @@ def draw(prometheus: Prometheus, run: KubeletRun, folder: Path) -> None:
         canvas.save(folder / f"{name}.png")
 
 
-def last_trained(prometheus: Prometheus, run: KubeletRun, *, start: float) -> float:
-    """When the job was last seen to train."""
+def nearly_done(prometheus: Prometheus, run: KubeletRun, *, start: float) -> float:
+    """When the job had a twentieth of its samples to go: a moment that people look at dashboards."""
     (found,) = prometheus.query_range(
-        f'max(concertina_job_state{{job="{run.name}", state="Training"}})',
+        f'concertina_job_samples{{job="{run.name}"}} < 0.95 * concertina_job_samples_target',
         start=start,
         end=time.time(),
         step_seconds=INTERVAL_SECONDS,
