@@ -34,6 +34,7 @@ class LocalRun(RecordedRun):
         document: Mapping[str, Any],
         *arguments: str,
         grace_seconds: int | None = None,
+        **variables: str,
     ) -> None:
         """`grace_seconds`: between SIGTERM and SIGKILL, unlike those of the command."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,7 @@ class LocalRun(RecordedRun):
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment(),
+                env=environment() | variables,
                 cwd=folder.parent,
             )
 
@@ -127,9 +128,10 @@ def started(
     document: Mapping[str, Any],
     *arguments: str,
     grace_seconds: int | None = None,
+    **variables: str,
 ) -> Iterator[LocalRun]:
-    """A run that does not outlive its test."""
-    run = LocalRun(folder, document, *arguments, grace_seconds=grace_seconds)
+    """A run that does not outlive its test; `variables` are added to its environment."""
+    run = LocalRun(folder, document, *arguments, grace_seconds=grace_seconds, **variables)
     try:
         yield run
     finally:

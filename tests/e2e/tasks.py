@@ -28,6 +28,9 @@ class UntilTold(TinyTask):
             return StopTraining("told to")
         return super().on_step(record)
 
+    def tokens_per_sample(self) -> int:
+        return 12
+
 
 class Held(UntilTold):
     """A worker that starts is not warm as long as the file `hold` is in its folder."""

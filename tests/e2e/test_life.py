@@ -1,5 +1,6 @@
 """The life of one run: it grows, loses a worker, loses a pod, lets rank 0 leave, and ends."""
 
+import json
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from concertina_trainer.agent.metrics import METRICS
 from tests.concertina_trainer.agent.pods import scrape
 from tests.e2e.records import samples_in_order
 from tests.e2e.runs import LocalRun, is_alive, parent_of, started
@@ -28,6 +30,8 @@ class Life:
     exit_code: int = -1
     pids: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    """Of the pod that leads."""
+    metrics_of_follower: dict[str, float] = field(default_factory=dict)
     delays: dict[str, float] = field(default_factory=dict)
     discarded: dict[str, int] = field(default_factory=dict)
     orphaned: bool = True
@@ -56,7 +60,13 @@ def document(folder: Path) -> dict[str, Any]:
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     folder = tmp_path_factory.mktemp("life")
     port = free_port(run=3)
-    with started(folder / "run", document(folder), "--metrics-port", str(port)) as run:
+    with started(
+        folder / "run",
+        document(folder),
+        "--metrics-port",
+        str(port),
+        CONCERTINA_LOG_FORMAT="json",
+    ) as run:
         life = Life(run)
         _grow(life, port)
         _lose_a_worker(life)
@@ -77,6 +87,7 @@ def _grow(life: Life, port: int) -> None:
         lambda: m if (m := scrape(port)).get("steps_total", 0) >= row["step"] else None,
         "metrics of 2 workers",
     )
+    life.metrics_of_follower = scrape(port + 1)
 
 
 def _lose_a_worker(life: Life) -> None:
@@ -153,6 +164,30 @@ def test_metrics_after_a_resize_are_those_of_the_record(life: Life) -> None:
     assert metrics["global_batch_effective_samples"] == 8
     assert metrics["last_resize_pause_seconds"] == pytest.approx(resize["pause_seconds"], abs=1e-4)
     assert metrics["worker_restarts_total"] == 0
+    assert metrics["learning_rate"] == pytest.approx(row["learning_rate"], abs=1e-8)
+    assert metrics["gradient_norm"] == pytest.approx(row["gradient_norm"], abs=1e-8)
+    assert metrics["accumulation_micro_batches"] == row["num_micro_batches"] / 2
+    assert metrics["noise_estimate_age_samples"] == 0
+    assert metrics["gradient_variance"] > 0
+    assert not {"rule_ratio", "rule_threshold"} & set(metrics)  # a ramp goes by samples alone
+
+
+def test_tokens_are_those_that_the_task_tells(life: Life) -> None:
+    metrics = life.metrics
+    assert metrics["tokens_total"] == 12 * metrics["samples_total"]
+    assert metrics["tokens_per_second"] == pytest.approx(12 * metrics["samples_per_second"])
+
+
+def test_checkpoints_of_a_second_are_at_most_some_seconds_old(life: Life) -> None:
+    metrics = life.metrics
+    assert metrics["checkpoint_interval_seconds"] == 1
+    assert 0 <= metrics["checkpoint_age_seconds"] < RECOVERY_SECONDS
+
+
+def test_a_pod_that_does_not_lead_tells_of_itself_alone(life: Life) -> None:
+    gauges = {m.name.removeprefix("concertina_") for m in METRICS if m.type == "gauge"}
+    told = gauges & set(life.metrics_of_follower)
+    assert told == {"worker_peak_bytes", "worker_state_bytes"}
 
 
 @pytest.mark.parametrize("lost", ["worker", "pod"])
@@ -177,3 +212,16 @@ def test_a_worker_dies_with_its_agent(life: Life) -> None:
 def test_a_leave_loses_no_step_also_of_rank_0(life: Life) -> None:
     assert life.discarded["leave"] == 0
     assert life.pause_of_leave > 0
+
+
+def test_agent_and_workers_log_objects_that_say_whose_they_are(life: Life) -> None:
+    lines = [line.strip() for line in life.run.log("tiny-0").splitlines()]
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    whose = {"namespace": "default", "job": "tiny", "pod": "tiny-0"}
+    agent = next(row for row in rows if row["message"].startswith("round 2: 2 member(s)"))
+    worker = next(row for row in rows if row["message"].startswith("round 2: 1 -> 2 workers"))
+
+    assert {"time", "level", "logger", "message", *whose} <= set.intersection(*map(set, rows))
+    assert agent.items() >= {**whose, "round": 2, "level": "INFO"}.items()
+    assert worker.items() >= {**whose, "round": 2, "rank": 0, "level": "INFO"}.items()
+    assert not [line for line in lines if " INFO " in line and not line.startswith("{")]

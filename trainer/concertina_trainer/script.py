@@ -10,20 +10,19 @@ The script is a worker program: `python -m concertina_trainer.agent script.py` i
 `torchrun --rdzv-backend=concertina ... script.py` in restart mode.
 """
 
-import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from concertina_trainer.agent.parent import die_with_parent
 from concertina_trainer.agent.settings import load_job
+from concertina_trainer.logs import WORKER_FORMAT, set_up_logs
 from concertina_trainer.loop.context import worker_context
 from concertina_trainer.loop.session import Ending, Session
 from concertina_trainer.loop.status import StatusBoard
 from concertina_trainer.task import Task
-from concertina_trainer.worker import EXCLUDED_EXIT_CODE, failed, open_session
+from concertina_trainer.worker import EXCLUDED_EXIT_CODE, failed, introduce, open_session
 
 
 @contextmanager
@@ -35,15 +34,13 @@ def session(job: str | Path, task: Task) -> Iterator[Session]:
     raised with code 3 when a round went on without this worker, which must then start anew.
     """
     die_with_parent()
-    logging.basicConfig(
-        level=os.environ.get("CONCERTINA_LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    logs = set_up_logs(os.environ, text=WORKER_FORMAT)
+    logs.adopt("torch")
     context = worker_context()
     board = StatusBoard(context)
     try:
         manifest = load_job(Path(os.environ.get("CONCERTINA_JOB") or job))
+        introduce(logs, context, board, manifest)
         with open_session(manifest, task, context, board=board) as training:
             yield training
     except Exception as error:

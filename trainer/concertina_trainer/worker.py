@@ -14,7 +14,6 @@ import faulthandler
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from concertina_trainer.agent.settings import load_job
 from concertina_trainer.data.loader import Loader
 from concertina_trainer.data.micro_batches import recreated_batches, training_batches
 from concertina_trainer.loading import check_model, load_task
+from concertina_trainer.logs import WORKER_FORMAT, Logs, set_up_logs
 from concertina_trainer.loop.context import WorkerContext, worker_context
 from concertina_trainer.loop.session import Ending, Session
 from concertina_trainer.loop.status import StatusBoard
@@ -34,21 +34,21 @@ from concertina_trainer.loop.warm_up import warm_up
 from concertina_trainer.rounds.phases import ignore
 from concertina_trainer.task import Task
 
+log = logging.getLogger(__name__)
+
 EXCLUDED_EXIT_CODE = 3
 
 
 def main() -> int:
     """Run this worker; returns its exit code."""
-    logging.basicConfig(
-        level=os.environ.get("CONCERTINA_LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    logs = set_up_logs(os.environ, text=WORKER_FORMAT)
+    logs.adopt("torch")
     faulthandler.enable()
     context = worker_context()
     board = StatusBoard(context)
     try:
         job = load_job(Path(os.environ["CONCERTINA_JOB"]))
+        introduce(logs, context, board, job)
         task = load_task(job.spec)
         with open_session(job, task, context, board=board) as training:
             for step in training:
@@ -58,6 +58,19 @@ def main() -> int:
         return EXCLUDED_EXIT_CODE if training.ending is Ending.EXCLUDED else 0
     except Exception as error:  # noqa: BLE001 - the outermost place: told to the agent, then exit
         return failed(board, error)
+
+
+def introduce(
+    logs: Logs, context: WorkerContext, board: StatusBoard, job: AdaptiveTrainingJob
+) -> None:
+    """Say in every line of the log whose it is."""
+    logs.know(
+        namespace=job.metadata.namespace,
+        job=job.metadata.name,
+        pod=context.pod,
+        round=lambda: board.status.round,
+        rank=lambda: board.status.rank if board.status.rank >= 0 else None,
+    )
 
 
 def open_session(
@@ -101,7 +114,7 @@ def open_session(
 
 def failed(board: StatusBoard, error: Exception) -> int:
     """Tell the agent why, and choose the exit code."""
-    traceback.print_exc()
+    log.error("the worker failed", exc_info=error)
     permanent = isinstance(error, ConcertinaError) and error.exit_code == 2
     cause = FailureCause.INVALID_JOB if isinstance(error, InvalidJob) else FailureCause.EXCEPTION
     message = str(error) if isinstance(error, ConcertinaError) else repr(error)

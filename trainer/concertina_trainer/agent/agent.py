@@ -46,8 +46,10 @@ DEFAULT_PROGRAM = ("-m", "concertina_trainer.worker")
 class LiveAgent(LocalElasticAgent):
     """Keeps the workers of one pod running and ends with them."""
 
-    def __init__(self, pod: Pod, spec: WorkerSpec, logs: WorkerLogs) -> None:
-        super().__init__(spec, logs)
+    def __init__(
+        self, pod: Pod, spec: WorkerSpec, logs: WorkerLogs, *, line_prefix: str | None = None
+    ) -> None:
+        super().__init__(spec, logs, log_line_prefix_template=line_prefix)
         self._pod = pod
         self._logs = logs
 
@@ -85,10 +87,13 @@ class LiveAgent(LocalElasticAgent):
         """Leavers do not wait for those who stay."""
 
 
-def live_agent(settings: Settings, pod: Pod, program: Sequence[str]) -> LiveAgent:
+def live_agent(
+    settings: Settings, pod: Pod, program: Sequence[str], *, line_prefix: str | None = None
+) -> LiveAgent:
     """The agent of a pod, ready to `run()`.
 
     `program` are the arguments of the workers' Python; empty means Concertina's own worker.
+    `line_prefix` stands before each line of a worker in the output here; None: torch's own.
     """
     # SIGTERM and SIGINT are orders to leave; torch would take them for the end.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"
@@ -105,7 +110,7 @@ def live_agent(settings: Settings, pod: Pod, program: Sequence[str]) -> LiveAgen
         max_restarts=1,
         monitor_interval=TURN_SECONDS,
     )
-    return LiveAgent(pod, spec, WorkerLogs(settings, pod))
+    return LiveAgent(pod, spec, WorkerLogs(settings, pod), line_prefix=line_prefix)
 
 
 class Alone(RendezvousHandler):

@@ -7,7 +7,6 @@ Exit codes: 0 when the workers left, finished, saved, or were not warm when they
 """
 
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -26,6 +25,7 @@ from concertina_trainer.agent.report import Publisher, ReportFile, ReportSink
 from concertina_trainer.agent.report_object import ReportObject
 from concertina_trainer.agent.settings import Channel, Files, Settings, channel_from, settings_from
 from concertina_trainer.agent.stores import RoundStores
+from concertina_trainer.logs import AGENT_FORMAT, Logs, set_up_logs
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +37,11 @@ MISTAKE_SECONDS = 60.0
 
 def main(program: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run the agent; `program` are the arguments of the workers' Python. Returns the exit code."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s agent: %(message)s"
-    )
+    logs = set_up_logs(environment, text=AGENT_FORMAT)
+    logs.know(pod=environment.get("CONCERTINA_POD"))
     try:
         settings = settings_from(environment)
+        logs.know(namespace=settings.job.metadata.namespace, job=settings.job.metadata.name)
         tally = Tally(checkpoint_interval_seconds=settings.job.spec.checkpoint.every_seconds)
         if settings.metrics_port:
             _serve(tally, settings)
@@ -49,7 +49,7 @@ def main(program: Sequence[str], environment: Mapping[str, str]) -> int:
         logger.error("%s", error)
         _report_mistake(error, environment)
         return error.exit_code
-    return _run(settings, program, tally=tally)
+    return _run(settings, program, tally=tally, logs=logs)
 
 
 def _serve(tally: Tally, settings: Settings) -> None:
@@ -90,12 +90,13 @@ def _report_mistake(error: ConcertinaError, environment: Mapping[str, str]) -> N
         logger.warning("the mistake is not in a report: %s", trouble)
 
 
-def _run(settings: Settings, program: Sequence[str], *, tally: Tally) -> int:
+def _run(settings: Settings, program: Sequence[str], *, tally: Tally, logs: Logs) -> int:
     # Imported after the checks: torch takes seconds, mistakes are told at once.
     from torch.distributed.elastic.multiprocessing import SignalException
 
     from concertina_trainer.agent.agent import bind_store, live_agent
 
+    logs.adopt("torch")
     leave = Leave(settings.grace_seconds)
     source, sink = _source(settings), _sink(settings.channel)
     pod = Pod(
@@ -106,7 +107,8 @@ def _run(settings: Settings, program: Sequence[str], *, tally: Tally) -> int:
         tally=tally,
         leave=leave,
     )
-    agent = live_agent(settings, pod, program)
+    logs.know(round=lambda: pod.round)
+    agent = live_agent(settings, pod, program, line_prefix=logs.line_prefix)
     leave.listen()  # an order before this has ended the process at once (__main__.py)
     try:
         result = agent.run()

@@ -119,6 +119,11 @@ class Pod:
         return True
 
     @property
+    def round(self) -> int:
+        """Of the newest membership that the workers were told; 0 before the first."""
+        return 0 if self._relayed is None else self._relayed.round
+
+    @property
     def leaves_nothing(self) -> bool:
         """Whether the pod was told to end before its workers were warm: no round waits for it."""
         return self._leave.deadline is not None and not self._is_warm()

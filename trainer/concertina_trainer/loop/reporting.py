@@ -119,7 +119,7 @@ class Reporter:
             acknowledged=resize if leads else None,
             progress=self._progress(keeper, loss=None),
             state_bytes=sum(t.numel() * t.element_size() for t in holding.tensors.values()),
-            safe_at=self._saver.safe_at if leads else None,
+            **(self._checkpoint() if leads else {}),
             **self._memory(),
         )
         if leads:
@@ -190,12 +190,9 @@ class Reporter:
         self._board.mention(
             progress=self._progress(keeper, loss=result.loss, result=facts),
             measured=measured,
-            checkpoint=self._saver.last,
-            checkpoint_blocking_seconds=self._saver.blocking_seconds,
-            checkpoint_seconds=self._saver.seconds,
-            safe_at=self._saver.safe_at,
             step_seconds=facts.seconds,
             samples_trained=status.samples_trained + facts.geometry.global_batch_size,
+            **self._checkpoint(),
             **self._memory(),
         )
         if changes:
@@ -220,6 +217,10 @@ class Reporter:
         log.info("step abandoned after %d micro-batches: a pod must end", micro_batches)
         seen = self._board.status.recomputed_micro_batches
         self.tell(recomputed_micro_batches=seen + micro_batches)
+
+    def ended(self, phase: PodPhase, *, finished: bool) -> None:
+        """This worker's part is over; `finished` when the run is."""
+        self.tell(phase=phase, finished=finished, **self._checkpoint())
 
     def _roll_back(self, keeper: StateKeeper) -> None:
         progress = keeper.progress
@@ -260,6 +261,14 @@ class Reporter:
             samples_per_second=rate,
             skipped_steps=progress.skipped_steps,
         )
+
+    def _checkpoint(self) -> dict[str, Any]:
+        return {
+            "checkpoint": self._saver.last,
+            "checkpoint_blocking_seconds": self._saver.blocking_seconds,
+            "checkpoint_seconds": self._saver.seconds,
+            "safe_at": self._saver.safe_at,
+        }
 
     def _memory(self) -> dict[str, int | None]:
         now = memory(self._device)

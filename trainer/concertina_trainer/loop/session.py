@@ -327,7 +327,7 @@ class Session:
         self.ending = ending
         phase = PodPhase.FINISHED if ending is Ending.FINISHED else PodPhase.LEFT
         finished = self._pacing.is_finished(self.progress)
-        self._reporter.tell(phase=phase, finished=finished, checkpoint=self._saver.last)
+        self._reporter.ended(phase, finished=finished)
 
     # Steps
 
