@@ -2,11 +2,11 @@
 
 It starts a cluster of one real node with the operator, lets the demo job train on it from one pod to
 four beside a job that no node takes, scrapes all of it with a real Prometheus, asks that every query
-of the dashboards, and draws what it answers to docs/pictures. About five minutes on two cores.
+of the dashboards, and draws what it answers to docs/pages/pictures. About five minutes on two cores.
 """
 
+import argparse
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -31,22 +31,42 @@ from tests.monitoring.rules import read_rules, shortened
 from tests.monitoring.scrape import scrape_configs, static_config
 from tests.monitoring.series import Window, events, panel_series
 
-PICTURES = REPOSITORY / "docs/pictures"
+PICTURES = REPOSITORY / "docs/pages/pictures"
 DEADLINE_SECONDS = 600.0
 CHECKPOINT_SECONDS = 30
 """The demo is over before its own interval has passed once."""
 TOLD_SCRAPE_SECONDS = 5.0
 """The scrape interval as the data source is told it: longer rates are calmer."""
+LOOK_BACK_SECONDS = 6 * 3600.0
 PATIENCE_SECONDS = 60
 """How long an alert waits at most: a quarter of an hour would outlast the demo."""
 MONITORS = {"monitoring": {"trainerMonitor": {"enabled": True}}}
 
 
-def main(folder: Path = PICTURES) -> None:
-    """Run the demo, and draw what was scraped of it."""
+def main(arguments: list[str] | None = None) -> None:
+    """Draw what a server has scraped of a job; without one run the demo, and draw that."""
+    asked = _parser().parse_args(arguments)
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    if asked.prometheus is not None:
+        server = Prometheus(asked.prometheus.removeprefix("http://").rstrip("/"))
+        what = f"job {asked.job} in namespace {asked.namespace}."
+        chosen = {"namespace": asked.namespace, "job": asked.job}
+        start, end = scraped(server, **chosen)
+        draw(server, start=start, end=end, what=what, folder=asked.folder, **chosen)
+        return
     with tempfile.TemporaryDirectory() as own, recorded(Path(own)) as (prometheus, run):
-        folder.mkdir(parents=True, exist_ok=True)
-        draw(prometheus, run, folder)
+        draw_demo(prometheus, run, asked.folder)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.monitoring.pictures", description=__doc__
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=PICTURES)
+    parser.add_argument("--prometheus", metavar="URL", help="a server to ask instead of the demo's")
+    parser.add_argument("--namespace", default="default", help="of the job; default: %(default)s")
+    parser.add_argument("--job", default="minimal", help="its name; default: %(default)s")
+    return parser
 
 
 @contextmanager
@@ -98,14 +118,37 @@ def to_no_node(pod: dict[str, Any]) -> None:
     pod["nodeSelector"] = {"concertina.dev/there-is-none": "true"}
 
 
-def draw(prometheus: Prometheus, run: KubeletRun, folder: Path) -> None:
+def draw_demo(prometheus: Prometheus, run: KubeletRun, folder: Path) -> None:
     """Both pictures, from the first scrape until the demo is nearly done."""
     start = prometheus.started_at
-    end = nearly_done(prometheus, run, start=start)
-    step = max(float(INTERVAL_SECONDS), (end - start) // 250)
-    chosen = Chosen(
+    draw(
+        prometheus,
         namespace=run.namespace,
         job=run.name,
+        start=start,
+        end=nearly_done(prometheus, run, start=start),
+        what=f"one run of manifests/01-minimal.yaml with a checkpoint every {CHECKPOINT_SECONDS} s,"
+        " on a node with a real kubelet, two CPU cores and imagined GPUs. Another job asks for a"
+        " node that there is not.",
+        folder=folder,
+    )
+
+
+def draw(
+    prometheus: Prometheus,
+    *,
+    namespace: str,
+    job: str,
+    start: float,
+    end: float,
+    what: str,
+    folder: Path,
+) -> None:
+    """Both pictures of this time, whose captions say of what."""
+    step = max(float(INTERVAL_SECONDS), (end - start) // 250)
+    chosen = Chosen(
+        namespace=namespace,
+        job=job,
         range_seconds=end - start,
         step_seconds=step,
         scrape_seconds=TOLD_SCRAPE_SECONDS,
@@ -122,9 +165,7 @@ def draw(prometheus: Prometheus, run: KubeletRun, folder: Path) -> None:
         draw_caption(
             canvas,
             [
-                f"charts/concertina/files/dashboards/{name}.json over one run of manifests/01-minimal.yaml"
-                f" with a checkpoint every {CHECKPOINT_SECONDS} s, on a node with a real kubelet, two CPU"
-                " cores and imagined GPUs. Another job asks for a node that there is not.",
+                f"charts/concertina/files/dashboards/{name}.json over {what}",
                 "Drawn with matplotlib from what a real Prometheus answers to the dashboard's own queries;"
                 " this is not Grafana's server, which draws the same queries in the same grid.",
                 f"Annotations: {words}" if words else "",
@@ -144,5 +185,19 @@ def nearly_done(prometheus: Prometheus, run: KubeletRun, *, start: float) -> flo
     return float(found["values"][-1][0])
 
 
+def scraped(prometheus: Prometheus, *, namespace: str, job: str) -> tuple[float, float]:
+    """When the server first and last heard of a job, in the last LOOK_BACK_SECONDS."""
+    now = time.time()
+    found = prometheus.query_range(
+        f'concertina_job_samples{{namespace="{namespace}", job="{job}"}}',
+        start=now - LOOK_BACK_SECONDS,
+        end=now,
+        step_seconds=LOOK_BACK_SECONDS / 10_000,
+    )
+    times = [moment for series in found for moment, _ in series["values"]]
+    assert times, f"{prometheus.address} knows no job {job} in namespace {namespace}"
+    return min(times), max(times)
+
+
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main()
