@@ -3,6 +3,7 @@
 It starts a cluster of one real node with the operator, lets the demo job train on it from one pod to
 four beside a job that no node takes, scrapes all of it with a real Prometheus, asks that every query
 of the dashboards, and draws what it answers to docs/pages/pictures. About five minutes on two cores.
+With `--prometheus` it asks a server that there is about a job that it has scraped of late.
 """
 
 import argparse
