@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread per process: workers share the machine's cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo cluster test test-local test-all lint bench clean
+.PHONY: setup demo cluster test test-local test-all lint docs bench clean
 
 setup: $(VENV)/.ready
 
@@ -18,7 +18,7 @@ $(VENV)/.ready: pyproject.toml
 demo: setup
 	$(BIN)/concertina run manifests/01-minimal.yaml
 
-# A Kubernetes for the tests, outside the checkout: about ten minutes the first time.
+# A Kubernetes and its tools for the tests, outside the checkout: a quarter of an hour the first time.
 cluster: setup
 	$(BIN)/python -m tests.cluster.build
 
@@ -37,6 +37,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Into build/docs.
+docs: setup
+	$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 bench: setup cluster
 	for bench in resize_pause step_overhead checkpoint_blocking schedule resize_on_kubelet operator_failover \

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 POLL_SECONDS = 1.0
@@ -32,7 +33,7 @@ class Server:
         # On by default since Python 3.13; many clusters sign with less than it asks for.
         self._tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
 
-    def call(self, verb: str, path: str, body: dict | None = None) -> dict:
+    def call(self, verb: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """The decoded answer. Raises urllib.error.HTTPError for a refusal."""
         token = (self._folder / "token").read_text().strip()
         request = urllib.request.Request(
@@ -42,17 +43,18 @@ class Server:
             headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, context=self._tls, timeout=30) as answer:
-            return json.load(answer)
+            decoded: dict[str, Any] = json.load(answer)
+            return decoded
 
 
-def ended(job: dict) -> str | None:
+def ended(job: dict[str, Any]) -> str | None:
     """Completed or Failed; None while the job goes on."""
     conditions = job.get("status", {}).get("conditions", ())
     true = {each["type"] for each in conditions if each["status"] == "True"}
     return next((name for name in ("Completed", "Failed") if name in true), None)
 
 
-def told(job: dict) -> str:
+def told(job: dict[str, Any]) -> str:
     """The conditions of a job in words, one a line."""
     status = job.get("status", {})
     lines = [
@@ -64,7 +66,7 @@ def told(job: dict) -> str:
     return "\n".join([f"state: {status.get('state', '')}", *lines])
 
 
-def create(server: Server, collection: str, job: dict) -> None:
+def create(server: Server, collection: str, job: dict[str, Any]) -> None:
     """Create the job in the place of one that an earlier test has left."""
     try:
         server.call("POST", collection, job)
@@ -75,7 +77,7 @@ def create(server: Server, collection: str, job: dict) -> None:
         server.call("POST", collection, job)
 
 
-def wait(server: Server, path: str, *, seconds: float) -> dict:
+def wait(server: Server, path: str, *, seconds: float) -> dict[str, Any]:
     """The job as it is when it has ended, or when its time is over."""
     deadline = time.monotonic() + seconds
     while not ended(job := server.call("GET", path)) and time.monotonic() < deadline:
