@@ -6,6 +6,7 @@ What the server refuses is remembered (refusals.py); a refused pod ends nothing 
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar, assert_never
@@ -19,7 +20,7 @@ from concertina_operator.cluster.deeds import Deeds
 from concertina_operator.cluster.errors import ApiError, Conflict, NotFound, Refused
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.pod import JOB_LABEL, build_pod
-from concertina_operator.cluster.pod_facts import owner_of
+from concertina_operator.cluster.pod_facts import owner_in_words, owner_of
 from concertina_operator.cluster.rate import Rate
 from concertina_operator.cluster.records import RefusedKind
 from concertina_operator.cluster.refusals import Refusals
@@ -37,6 +38,8 @@ _REFUSED: Final = {MEMBERSHIP: RefusedKind.MEMBERSHIP, BINDING: RefusedKind.ROLE
 
 T = TypeVar("T")
 TakeAnswer = Callable[[Mapping[str, Any]], None]
+
+_log = logging.getLogger(__name__)
 
 
 class Hands:
@@ -158,14 +161,14 @@ class Hands:
             async with self._creations:
                 pod = await self._api.call("POST", paths.pods(target.namespace), body=body)
         except Refused as error:
-            self._metrics.refused(RefusedKind.POD, job=target.key, job_uid=target.uid)
-            self._refuse(name, target, words=error.message, is_taken=False)
+            self._refused(name, target, words=error.message, is_taken=False)
             return error.message
         except Conflict:
             await self._look_at(name, target, deeds)
             return ""
         self._refusals.forget(target.uid, name)
         self._metrics.pods_created.inc()
+        _log.info("%s: pod %s is created", target.key, name, extra=target.about(name))
         deeds.created.append(name)
         self._take_pod(pod)
         return ""
@@ -177,9 +180,8 @@ class Hands:
         except NotFound:
             return
         if owner_of(pod) != target.uid:
-            self._metrics.refused(RefusedKind.POD, job=target.key, job_uid=target.uid)
-            words = f"a pod of this name belongs to {_owner_in_words(pod)}"
-            self._refuse(name, target, words=words, is_taken=True)
+            words = f"a pod of this name belongs to {owner_in_words(pod)}"
+            self._refused(name, target, words=words, is_taken=True)
         elif _is_watched(pod):
             self._refusals.forget(target.uid, name)
             self._take_pod(pod)
@@ -199,6 +201,13 @@ class Hands:
 
     def _refuse(self, name: str, target: Target, *, words: str, is_taken: bool) -> None:
         self._refusals.note(target.uid, name, words=words, is_taken=is_taken, now=self._clock())
+
+    def _refused(self, name: str, target: Target, *, words: str, is_taken: bool) -> None:
+        """Takes down, counts and logs what the server said to a creation."""
+        self._refuse(name, target, words=words, is_taken=is_taken)
+        self._metrics.refused(RefusedKind.POD, job=target.key, job_uid=target.uid)
+        told = (target.key, name, words)
+        _log.info("%s: pod %s is not created: %s", *told, extra=target.about(name))
 
     async def _delete(self, action: DeletePod, target: Target, deeds: Deeds) -> None:
         if any(action.uid == refusal.uid for refusal in self._refusals.of(target.uid)):
@@ -220,6 +229,8 @@ class Hands:
         except (NotFound, Conflict):
             return  # it is gone, has changed since the plan, or another pod has its name
         self._metrics.pods_deleted.inc()
+        told = (target.key, action.name, action.reason)
+        _log.info("%s: pod %s is deleted: %s", *told, extra=target.about(action.name))
         deeds.deleted.append(action)
         if answer.get("kind") == "Pod" and _is_watched(answer):
             self._take_pod(answer)
@@ -237,9 +248,3 @@ async def _all(*writes: Coroutine[Any, Any, T]) -> list[T]:
 def _is_watched(pod: Mapping[str, Any]) -> bool:
     """Whether the watch of the pods tells what becomes of it."""
     return JOB_LABEL in (pod["metadata"].get("labels") or {})
-
-
-def _owner_in_words(document: Mapping[str, Any]) -> str:
-    owners = document["metadata"].get("ownerReferences") or ()
-    owner = next((entry for entry in owners if entry.get("controller")), None)
-    return f"{owner['kind']} {owner['name']} ({owner['uid']})" if owner else "nobody"

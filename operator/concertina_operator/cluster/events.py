@@ -19,8 +19,9 @@ from concertina_operator.cluster import paths
 from concertina_operator.cluster.buckets import Buckets
 from concertina_operator.cluster.client import Api
 from concertina_operator.cluster.errors import ApiError, Conflict, Throttled, Unreachable
+from concertina_operator.cluster.logs import of_job
 from concertina_operator.cluster.metrics import Metrics
-from concertina_operator.cluster.store import key_of
+from concertina_operator.cluster.store import Key, key_of
 
 REPORTER: Final = "concertina.dev/operator"
 WINDOW_SECONDS: Final = 600
@@ -78,7 +79,10 @@ class Events:
                 pass  # somebody has said so already
             except ApiError as error:
                 self._metrics.events_lost.inc()
-                _log.info("event %s of %s lost: %s", document["reason"], key_of(document), error)
+                about = document["regarding"]
+                job = Key(about["namespace"], about["name"])
+                with of_job(job):
+                    _log.info("%s: event %s is lost: %s", job, document["reason"], error)
             finally:
                 self._waiting.task_done()
 

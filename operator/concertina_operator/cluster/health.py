@@ -1,4 +1,4 @@
-"""Serves /healthz, /readyz and /metrics. Started by serve.py before anything else.
+"""Decides whether this process is well. Asked at /healthz and /readyz, which endpoint.py serves.
 
 Liveness fails when this process should be started anew: a watch is dead although other calls
 succeed, or a job waits or is worked on far too long. An API server that is away is no
@@ -8,13 +8,12 @@ Readiness fails while this process cannot do its work, or take it over: it canno
 it leads and has not listed everything yet. One that stands by is ready, because it is ready to lead.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from aiohttp import web
 
-from concertina_operator.cluster.metrics import CONTENT_TYPE, Metrics
+from concertina_operator.cluster.endpoint import Handlers
 
 SILENCE_SECONDS: Final = 120.0
 WAITING_SECONDS: Final = 600.0
@@ -46,47 +45,16 @@ def hindrances(*, unread_seconds: float, is_listing: bool) -> Iterator[str]:
         yield "not everything that is there has been listed yet"
 
 
-class Health:
-    """The endpoints of one process."""
+def health_handlers(*, against_life: Complaints, against_readiness: Complaints) -> Handlers:
+    """/healthz and /readyz, which say what speaks against them."""
 
-    def __init__(self, *, metrics: Metrics, complaints: Complaints, hindrances: Complaints) -> None:
-        """`complaints` speak against this process being alive, `hindrances` against its readiness."""
-        self._metrics = metrics
-        self._complaints = complaints
-        self._hindrances = hindrances
-        self._runner: web.AppRunner | None = None
+    async def healthz(_: web.Request) -> web.Response:
+        return _verdict(against_life())
 
-    async def start(self, *, port: int) -> int:
-        """Listens on all addresses; the port, which is drawn when 0 is asked for.
+    async def readyz(_: web.Request) -> web.Response:
+        return _verdict(against_readiness())
 
-        Each family of addresses draws its own then; the answer is that of IPv4 where there is one.
-        """
-        application = web.Application()
-        application.router.add_get("/healthz", self._healthz)
-        application.router.add_get("/readyz", self._readyz)
-        application.router.add_get("/metrics", self._serve_metrics)
-        self._runner = web.AppRunner(application, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, port=port)
-        await site.start()
-        bound = sorted(self._runner.addresses, key=lambda address: len(address))
-        found: int = bound[0][1]
-        return found
-
-    async def stop(self) -> None:
-        """Closes the port."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-
-    async def _healthz(self, _: web.Request) -> web.Response:
-        return _verdict(self._complaints())
-
-    async def _readyz(self, _: web.Request) -> web.Response:
-        return _verdict(self._hindrances())
-
-    async def _serve_metrics(self, _: web.Request) -> web.Response:
-        text = await asyncio.to_thread(self._metrics.look())
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+    return {"/healthz": healthz, "/readyz": readyz}
 
 
 def _verdict(against: Iterable[str]) -> web.Response:

@@ -76,6 +76,12 @@ def owner_of(document: Mapping[str, Any]) -> str:
     return str(_controller(document).get("uid", ""))
 
 
+def owner_in_words(document: Mapping[str, Any]) -> str:
+    """The controller of an object, as people name it."""
+    owner = _controller(document)
+    return f"{owner['kind']} {owner['name']} ({owner['uid']})" if owner else "nobody"
+
+
 def _controller(document: Mapping[str, Any]) -> Mapping[str, Any]:
     owners = document["metadata"].get("ownerReferences") or ()
     return next((owner for owner in owners if owner.get("controller")), {})

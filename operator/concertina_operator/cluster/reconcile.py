@@ -12,6 +12,7 @@ it is done. In order:
 A reconcile that finds nothing to do asks the API server nothing.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -36,6 +37,7 @@ from concertina_operator.cluster.store import Key, key_of
 from concertina_operator.cluster.stored_status import status_patch, time_until_worth_it
 from concertina_operator.cluster.target import Target
 from concertina_operator.conditions import Claim, conditions
+from concertina_operator.statement import POD_EVENTS
 
 AT_ONCE: Final = timedelta(0)
 _AFTER_ACTIONS: Final = timedelta(seconds=1)
@@ -46,6 +48,10 @@ _REFUSED: Final = {
     "TemplateInvalid": RefusedKind.TEMPLATE,
 }
 """What events of these reasons say was refused."""
+_OF_PODS: Final = POD_EVENTS | {"PodRefused"}
+"""Reasons of events that tell of pods."""
+
+_log = logging.getLogger(__name__)
 
 
 class Reconciler:
@@ -131,7 +137,7 @@ class Reconciler:
             self._metrics.resized(before, after)
             wait = _AFTER_ACTIONS if decided.actions else None
         deeds = await self._hands.apply(decided, target=target)
-        self._tell(target.document, news(decided, deeds), now=now)
+        self._tell(target.document, news(decided, deeds), newest_round=after.round, now=now)
         if deeds.error is not None:
             raise deeds.error
         return wait
@@ -205,16 +211,27 @@ class Reconciler:
         if patch and not await self._confirmed(document, patch):
             return self._time_to_plan_anew(document)
         event = Event(type=EventType.WARNING, reason="InvalidJob", message=message)
-        self._tell(document, (event,), now=now)
+        self._tell(document, (event,), newest_round=after.round, now=now)
         return None
 
-    def _tell(self, document: Mapping[str, Any], events: Iterable[Event], *, now: datetime) -> None:
+    def _tell(
+        self,
+        document: Mapping[str, Any],
+        events: Iterable[Event],
+        *,
+        newest_round: int,
+        now: datetime,
+    ) -> None:
+        """Posts, logs and counts what is new; of each pod the hands have logged more."""
+        key = key_of(document)
         for event in self._events.tell(document, events, now=now):
+            if event.reason not in _OF_PODS:
+                level = logging.INFO if event.type is EventType.NORMAL else logging.WARNING
+                words = (key, event.reason, event.message)
+                _log.log(level, "%s: %s: %s", *words, extra={"round": newest_round})
             if event.reason in _REFUSED:
                 self._metrics.refused(
-                    _REFUSED[event.reason],
-                    job=key_of(document),
-                    job_uid=document["metadata"]["uid"],
+                    _REFUSED[event.reason], job=key, job_uid=document["metadata"]["uid"]
                 )
 
     def _forget_others(self, key: Key, document: Mapping[str, Any] | None) -> None:

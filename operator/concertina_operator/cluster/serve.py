@@ -15,21 +15,27 @@ import signal
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NoReturn
 
 import click
 
 from concertina_operator.cluster.client import Api
 from concertina_operator.cluster.credentials import NoCluster, read_credentials
-from concertina_operator.cluster.health import Health, complaints, hindrances
+from concertina_operator.cluster.endpoint import Endpoints, metrics_handlers
+from concertina_operator.cluster.health import complaints, health_handlers, hindrances
 from concertina_operator.cluster.lease import Lease
+from concertina_operator.cluster.logs import LogFormat, set_up_logs
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.rights import OPERATOR
+from concertina_operator.cluster.secret_files import Certificate, TokenFile, UnusableFile
 from concertina_operator.cluster.shell import NUM_WORKERS, PODS_PER_SECOND, Shell
 
 _PATIENCE_SECONDS: Final = 15.0
 """How long jobs in hand may take when the process is told to end."""
 
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+_FILE: Final = click.Path(path_type=Path)
 _COLLECT_AFTER: Final = (20_000, 20, 50)
 """Python's own thresholds look for garbage with every third pod that a watch tells of."""
 
@@ -44,6 +50,11 @@ class Settings:
     """Whose jobs to serve; None serves all."""
     lease_namespace: str
     port: int
+    metrics_port: int
+    token: TokenFile | None = None
+    """What to ask of who reads the metrics; None lets anybody."""
+    certificate: Certificate | None = None
+    """None serves metrics beside health."""
     num_workers: int = NUM_WORKERS
     pods_per_second: float = PODS_PER_SECOND
 
@@ -51,7 +62,29 @@ class Settings:
 @click.command()
 @click.option("--namespace", help="Serve the jobs of this namespace only. Default: all.")
 @click.option("--lease-namespace", help="Namespace of the lease. Default: the pod's own.")
-@click.option("--port", default=8080, show_default=True, help="Of health and metrics.")
+@click.option("--port", default=8080, show_default=True, help="Of health, and of metrics.")
+@click.option("--metrics-port", default=8443, show_default=True, help="Of metrics with TLS.")
+@click.option(
+    "--metrics-token-file",
+    type=_FILE,
+    envvar="CONCERTINA_METRICS_TOKEN_FILE",
+    show_envvar=True,
+    help="Ask for this bearer token at /metrics.",
+)
+@click.option(
+    "--metrics-tls-cert-file",
+    type=_FILE,
+    envvar="CONCERTINA_METRICS_TLS_CERT_FILE",
+    show_envvar=True,
+    help="Serve metrics with this certificate (and its chain).",
+)
+@click.option(
+    "--metrics-tls-key-file",
+    type=_FILE,
+    envvar="CONCERTINA_METRICS_TLS_KEY_FILE",
+    show_envvar=True,
+    help="Key of that certificate.",
+)
 @click.option("--workers", default=NUM_WORKERS, show_default=True, help="Jobs served at once.")
 @click.option(
     "--pods-per-second",
@@ -60,32 +93,64 @@ class Settings:
     show_default=True,
     help="Most pods created in a second, after a first burst of as many.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice([entry.value for entry in LogFormat]),
+    default=LogFormat.TEXT.value,
+    show_default=True,
+    envvar="CONCERTINA_LOG_FORMAT",
+    show_envvar=True,
+    help="Lines of text, or one JSON object a line.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(_LEVELS, case_sensitive=False),
+    default="INFO",
+    show_default=True,
+    envvar="CONCERTINA_LOG_LEVEL",
+    show_envvar=True,
+    help="What is logged at least.",
+)
 def main(
     namespace: str | None,
     lease_namespace: str | None,
     port: int,
+    metrics_port: int,
+    metrics_token_file: Path | None,
+    metrics_tls_cert_file: Path | None,
+    metrics_tls_key_file: Path | None,
     workers: int,
     pods_per_second: float,
+    log_format: str,
+    log_level: str,
 ) -> None:
     """Run the operator on the cluster that this process is in, or that the kubeconfig names."""
-    logging.basicConfig(
-        level=os.environ.get("CONCERTINA_LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    set_up_logs(LogFormat(log_format), level=log_level)
     gc.set_threshold(*_COLLECT_AFTER)
     try:
         own_namespace = read_credentials().namespace
-    except NoCluster as error:
+        settings = Settings(
+            namespace=namespace,
+            lease_namespace=lease_namespace or own_namespace,
+            port=port,
+            metrics_port=metrics_port,
+            token=TokenFile(metrics_token_file) if metrics_token_file else None,
+            certificate=_certificate(metrics_tls_cert_file, metrics_tls_key_file),
+            num_workers=workers,
+            pods_per_second=pods_per_second,
+        )
+    except (NoCluster, UnusableFile) as error:
         raise click.ClickException(str(error)) from error
-    settings = Settings(
-        namespace=namespace,
-        lease_namespace=lease_namespace or own_namespace,
-        port=port,
-        num_workers=workers,
-        pods_per_second=pods_per_second,
-    )
     asyncio.run(serve(settings))
+
+
+def _certificate(cert_file: Path | None, key_file: Path | None) -> Certificate | None:
+    """Raises UnusableFile, and click.UsageError when one of two is named."""
+    if cert_file is None and key_file is None:
+        return None
+    if cert_file is None or key_file is None:
+        raise click.UsageError("a certificate needs its key: name both TLS files, or neither")
+    return Certificate(cert_file=cert_file, key_file=key_file)
 
 
 async def serve(settings: Settings) -> None:
@@ -109,25 +174,28 @@ async def serve(settings: Settings) -> None:
                 num_workers=settings.num_workers,
                 pods_per_second=settings.pods_per_second,
             )
-            health = Health(
-                metrics=metrics,
-                complaints=lambda: _complaints(
-                    lease, shell, succeeded_at=max(unfenced.succeeded_at, api.succeeded_at)
+            endpoints = Endpoints(
+                health=health_handlers(
+                    against_life=lambda: _complaints(
+                        lease, shell, succeeded_at=max(unfenced.succeeded_at, api.succeeded_at)
+                    ),
+                    against_readiness=lambda: hindrances(
+                        unread_seconds=lease.unread_seconds(),
+                        is_listing=lease.may_act() and not shell.is_synced,
+                    ),
                 ),
-                hindrances=lambda: hindrances(
-                    unread_seconds=lease.unread_seconds(),
-                    is_listing=lease.may_act() and not shell.is_synced,
-                ),
+                metrics=metrics_handlers(metrics, token=settings.token),
+                certificate=settings.certificate,
             )
-            port = await health.start(port=settings.port)
-            _log.info("%s serves health and metrics on port %d", identity, port)
+            places = await endpoints.start(port=settings.port, metrics_port=settings.metrics_port)
+            _log.info("%s serves %s", identity, places)
             try:
                 if await _led(lease, stop):
                     metrics.leader.set(1)
                     await _work(shell, lease, stop)
             finally:
                 await lease.release()
-                await health.stop()
+                await endpoints.stop()
 
 
 def _complaints(lease: Lease, shell: Shell, *, succeeded_at: float) -> Iterable[str]:

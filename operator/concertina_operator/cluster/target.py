@@ -40,6 +40,10 @@ class Target:
             return 0
         return stored.membership.round
 
+    def about(self, pod: str) -> dict[str, Any]:
+        """What a line of the log about one of its pods names."""
+        return {"pod": pod, "round": self.newest_round}
+
     @property
     def uid(self) -> str:
         """Owner of its objects."""

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from concertina_operator.cluster.errors import ApiError, Deposed
+from concertina_operator.cluster.logs import of_job
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.queue import Queue
 from concertina_operator.cluster.store import Key
@@ -59,7 +60,8 @@ class Workers:
             self._num_busy += 1
             started = time.monotonic()
             try:
-                result = await self._attempt(key)
+                with of_job(key):
+                    result = await self._attempt(key)
             finally:
                 self._num_busy -= 1
                 self._idle.set()

@@ -35,12 +35,11 @@ class OperatorProcess:
 
     def port(self) -> int:
         """Where it serves its health."""
+        return self._told(r"health(?: and metrics)? on port (\d+)")
 
-        def found():
-            match = re.search(r"health and metrics on port (\d+)", self.log.read_text())
-            return int(match[1]) if match else None
-
-        return wait_for(found, lambda: f"no port: {self.log.read_text()}")
+    def secure_port(self) -> int:
+        """Where it serves its metrics with TLS."""
+        return self._told(r"metrics with TLS on port (\d+)")
 
     def leads(self) -> bool:
         return " leads" in self.log.read_text()
@@ -56,6 +55,13 @@ class OperatorProcess:
         """
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port()}{path}") as answer:
             return str(answer.read().decode())
+
+    def _told(self, pattern: str) -> int:
+        def found():
+            match = re.search(pattern, self.log.read_text())
+            return int(match[1]) if match else None
+
+        return wait_for(found, lambda: f"no {pattern}: {self.log.read_text()}")
 
 
 def by_leadership(*replicas: OperatorProcess) -> list[OperatorProcess]:
@@ -89,7 +95,8 @@ def operator_process(
     variables: Mapping[str, str] | None = None,
 ) -> Iterator[OperatorProcess]:
     """A replica that is killed in the end, if it still runs; `variables` are of its environment."""
-    command = [sys.executable, "-m", "concertina_operator.cluster", "--port", "0"]
+    command = [sys.executable, "-m", "concertina_operator.cluster"]
+    command += ["--port", "0", "--metrics-port", "0"]
     command += ["--namespace", namespace, "--lease-namespace", namespace, *arguments]
     environment = os.environ | {"CONCERTINA_KUBECONFIG": str(kubeconfig)} | dict(variables or {})
     with log.open("w") as file:

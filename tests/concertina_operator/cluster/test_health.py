@@ -5,16 +5,16 @@ import urllib.request
 import aiohttp
 import pytest
 
+from concertina_operator.cluster.endpoint import Endpoints
 from concertina_operator.cluster.health import (
     BUSY_SECONDS,
     SILENCE_SECONDS,
     UNREAD_SECONDS,
     WAITING_SECONDS,
-    Health,
     complaints,
+    health_handlers,
     hindrances,
 )
-from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.rights import operator_rights
 from tests.cluster.api import wait_for
 from tests.concertina_operator.cluster.installed import apply_all
@@ -51,15 +51,17 @@ def test_a_process_that_can_neither_work_nor_take_over_says_why(unread, is_listi
 
 def test_what_is_wrong_is_answered_where_it_is_asked_for():
     async def test():
-        health = Health(
-            metrics=Metrics(), complaints=lambda: ["stuck"], hindrances=lambda: ["a", "b"]
+        health = health_handlers(
+            against_life=lambda: ["stuck"], against_readiness=lambda: ["a", "b"]
         )
-        url = f"http://127.0.0.1:{await health.start(port=0)}"
+        endpoints = Endpoints(health=health, metrics={}, certificate=None)
+        places = await endpoints.start(port=0, metrics_port=0)
+        url = f"http://127.0.0.1:{places.rpartition(' ')[2]}"
         async with aiohttp.ClientSession() as session:
             for path, want in (("/healthz", "stuck"), ("/readyz", "a\nb")):
                 async with session.get(url + path) as answer:
                     assert (answer.status, await answer.text()) == (503, want)
-        await health.stop()
+        await endpoints.stop()
 
     asyncio.run(test())
 
