@@ -10,6 +10,11 @@
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) }}
   {{- fail "serviceAccount.create is false: serviceAccount.name must name the one to use" }}
 {{- end }}
+{{- range $name := concat (keys .Values.extraLabels) (keys .Values.podLabels) }}
+  {{- if regexMatch "^(app\\.kubernetes\\.io|helm\\.sh)/" $name }}
+    {{- fail (printf "label %s is the chart's own: extraLabels and podLabels must not have it" $name) }}
+  {{- end }}
+{{- end }}
 {{- if .Values.checkOtherOperators }}
   {{- include "concertina.otherOperators" . }}
 {{- end }}
