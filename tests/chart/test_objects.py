@@ -10,7 +10,17 @@ from concertina_api.manifest import parse_job
 from concertina_operator.cluster.install import HEALTH_PORT, NAMESPACE
 from concertina_operator.cluster.pod import JOB_LABEL, METRICS_PORT_NAME, build_pod
 from concertina_operator.cluster.rights import OPERATOR
-from tests.chart.helm import CHART, VALUES, of_kind, only, render, render_file
+from tests.chart.helm import (
+    CHART,
+    RELEASE,
+    VALUES,
+    key_of,
+    of_kind,
+    only,
+    render,
+    render_file,
+    run_helm,
+)
 
 DIGEST = f"sha256:{'0' * 64}"
 
@@ -175,19 +185,46 @@ def test_the_lease_goes_before_the_operator_and_the_operator_before_the_trainers
     assert shares[OPERATOR] > shares["concertina-trainers"]
 
 
-def test_flow_schemas_of_two_releases_do_not_meet():
-    shared = {"crds": {"create": False}, "clusterResources": {"create": False}}
-    first, second = (
-        {
-            (entry["kind"], entry["metadata"]["name"])
-            for entry in render({"watchNamespace": name, **shared}, namespace=name)
-            if "namespace" not in entry["metadata"]
-        }
-        for name in ("a", "b")
-    )
+def test_releases_for_two_namespaces_have_no_object_in_common():
+    second = {"crds": {"create": False}, "clusterResources": {"create": False}}
+    of_first = set(map(key_of, render({"watchNamespace": "a"}, namespace="a")))
+    of_second = set(map(key_of, render({"watchNamespace": "b", **second}, namespace="b")))
 
-    assert len(first) == len(second) == 3
-    assert not first & second
+    assert {("FlowSchema", None, f"{OPERATOR}.{name}") for name in "ab"} <= of_first | of_second
+    assert not of_first & of_second
+
+
+@pytest.mark.parametrize(
+    ("values", "want", "want_not"),
+    [
+        pytest.param(
+            {},
+            ["serves the jobs of all namespaces", "helm test concertina", "--take-ownership"],
+            ["extraEgress", "crds.create is false"],
+            id="default",
+        ),
+        pytest.param(
+            {
+                "watchNamespace": "team",
+                "crds": {"create": False, "keep": False},
+                "networkPolicies": {"jobs": {"enabled": True}},
+                "monitoring": {"rules": {"enabled": True}},
+                "test": {"enabled": False},
+            },
+            ["serves the jobs of namespace team", "crds.create is false", "extraEgress"],
+            ["helm test", "--take-ownership", "Nothing watches it"],
+            id="changed",
+        ),
+    ],
+)
+def test_the_notes_tell_what_comes_next(values, want, want_not, tmp_path):
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    arguments = ("install", RELEASE, str(CHART), "--values", str(file), "--dry-run=client")
+    _, _, notes = run_helm(*arguments).partition("NOTES:")
+
+    assert [words for words in want if words not in notes] == []
+    assert [words for words in want_not if words in notes] == []
 
 
 def test_a_fence_is_put_up_in_each_namespace_that_is_named():
