@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import click
 import pytest
@@ -110,19 +111,33 @@ def test_python_can_be_read(block):
     ast.parse(block.text)
 
 
-def test_the_task_of_the_guide_is_valid_as_it_is_written(tmp_path):
-    files = [one for one in (*blocks("python"), *blocks("yaml")) if one.title.startswith("tiny.")]
-    for block in files:
+@pytest.fixture
+def guide(tmp_path):
+    """The files of the guide to models, as they are written, in a folder of their own."""
+    found = [one for one in (*blocks("python"), *blocks("yaml")) if one.page == "guides/model.md"]
+    for block in found:
         (tmp_path / block.title).write_text(block.text)
+    assert {block.title for block in found} == {"tiny.py", "tiny.yaml", "train.py"}
+    return tmp_path
 
+
+def concertina(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "concertina_operator.cli", "validate", "tiny.yaml"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "concertina_operator.cli", *arguments],
+        cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
-    assert {block.title for block in files} == {"tiny.py", "tiny.yaml"}
-    assert done.returncode == 0, done.stderr
-    assert "the run takes 8,192 (2.00 epochs)" in done.stdout
+
+def test_the_task_of_the_guide_is_valid_as_it_is_written(guide):
+    assert "the run takes 8,192 (2.00 epochs)" in concertina(guide, "validate", "tiny.yaml")
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("how", [[], ["--script", "train.py"]], ids=["task", "script"])
+def test_the_task_of_the_guide_trains(guide, how):
+    assert "completed" in concertina(guide, "run", "tiny.yaml", *how)
 
 
 @each("console")
