@@ -9,8 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs/pages"
 PAGES = sorted(FOLDER.rglob("*.md"))
+# Python that is included has its language in braces: ruff takes it for code and formats it otherwise.
 _FENCE = re.compile(
-    r'^(?P<indent> *)```(?P<language>\w+)?(?: title="(?P<title>[^"]+)")?\n'
+    r'^(?P<indent> *)``` ?(?:\{\.)?(?P<language>\w+)?\}?(?: title="(?P<title>[^"]+)")?\n'
     r"(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )

@@ -116,6 +116,14 @@ def section(title):
     return page.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_what_is_included_is_a_file(path):
+    included = re.findall(r'^--8<-- "(.+)"$', path.read_text(), re.MULTILINE)
+
+    assert len(included) == len(re.findall("--8", path.read_text()))
+    assert all((ROOT / name).is_file() for name in included)
+
+
 def test_code_is_in_blocks_of_known_languages():
     known = {"", "console", "dockerfile", "python", "sh", "text", "yaml", "promql"}
     found = {block.language for language in known for block in blocks(language)}
