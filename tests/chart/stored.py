@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 Schema = Mapping[str, Any]
-TEXTS = ("text", "True")
+TEXTS = ("text", "True", "module:object")
 """One of them fits each pattern."""
 RULES = {"NormTest": "eta", "NoiseScale": "fraction", "Ramp": "stages"}
 """Names of rules, and the field that each of them alone may have."""
