@@ -35,6 +35,8 @@ def checkpoint_warning(spec: JobSpec) -> str | None:
     if covering.read_only:
         return f"checkpoint.path {path} is on the volume {covering.name}, which is mounted readOnly"
     volume = next((entry for entry in pod.volumes if entry.get("name") == covering.name), {})
+    if (volume.get("persistentVolumeClaim") or {}).get("readOnly"):
+        return f"checkpoint.path {path} is on the volume {covering.name}, whose claim is readOnly"
     kind = next((key for key in volume if key in _POD_LIVED), None)
     if kind is None and set(volume) != {"name"}:
         return None

@@ -39,6 +39,13 @@ CLAIM = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
         pytest.param(
             "/data", [("data", "/data")], [{"name": "data"}], "of kind emptyDir", id="no-kind"
         ),
+        pytest.param(
+            "/data",
+            [("data", "/data")],
+            [{"name": "data", "persistentVolumeClaim": {"claimName": "data", "readOnly": True}}],
+            "whose claim is readOnly",
+            id="on-a-claim-that-is-only-read",
+        ),
     ],
 )
 def test_checkpoints_that_end_with_the_pod_are_warned_of(
