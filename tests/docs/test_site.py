@@ -88,6 +88,15 @@ def test_metrics_that_are_named_are_exported(path):
     assert named(r"`(concertina_(?!trainer|operator\b|api\b)\w+)", path.read_text()) <= exported
 
 
+def test_alerts_that_are_named_exist_and_have_a_runbook():
+    rules = (ROOT / "charts/concertina/files/alerts.yaml").read_text()
+    alerts = named(r"alert: (\w+)", rules)
+
+    for path in PAGES:
+        assert named(r"\bConcertina[A-Z][a-z]+[A-Z]\w+", path.read_text()) <= alerts, path
+    assert {path.stem for path in (FOLDER / "runbooks").glob("Concertina*.md")} == alerts
+
+
 def test_every_condition_is_explained_and_no_other():
     rows = re.findall(r"^\| `(\w+)` \| .* \| `", section("Conditions"), re.MULTILINE)
 
