@@ -16,6 +16,7 @@ from concertina_api.errors import ConcertinaError
 from concertina_operator.cluster.install import (
     NAMESPACE,
     install_objects,
+    operator_objects,
     trainer_objects,
 )
 from concertina_operator.cluster.rights import TRAINER
@@ -26,6 +27,8 @@ from concertina_operator.commands.options import Output, context_option, output_
 _APPLY: Final = {"fieldManager": "concertina", "force": "true", "fieldValidation": "Strict"}
 _RBAC: Final = "rbac.authorization.k8s.io/v1"
 _BINDINGS: Final = f"/apis/{_RBAC}/rolebindings"
+_RELEASE: Final = ("meta.helm.sh/release-namespace", "meta.helm.sh/release-name")
+"""Annotations by which Helm says whose an object is."""
 _INTERVAL_SECONDS: Final = 0.5
 
 
@@ -34,6 +37,12 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, _data: object) -> bool:
         return True
+
+
+class InstalledByHelm(ConcertinaError):
+    """The operator is a release of Helm, which would not know of what is written over it."""
+
+    exit_code = 2
 
 
 class NotReady(ConcertinaError):
@@ -85,6 +94,7 @@ def install(
         show(output, text=text.splitlines(), document=objects)
         return
     cluster = connect(context=context)
+    refuse_release(cluster, operator_objects(namespace=namespace, image=image, jobs_in=jobs_in))
     outcomes = {
         label(entry): (
             create_object(cluster, entry) if _is_namespace(entry) else apply_object(cluster, entry)
@@ -138,6 +148,21 @@ def uninstall(
         _wait(lambda: _remaining(cluster, doomed), timeout_seconds=timeout_seconds)
     kept = {label(entry): "kept" if _found(cluster, entry) else "absent" for entry in spared}
     show(output, text=_sentences(outcomes | kept), document=_documents(outcomes | kept))
+
+
+def refuse_release(cluster: Cluster, objects: Iterable[Document]) -> None:
+    """Raises InstalledByHelm where one of the objects is part of a release.
+
+    What jobs need outlasts a release, and still bears its name: that may be written over.
+    """
+    for document in objects:
+        found = _found(cluster, document) or {}
+        annotations = found.get("metadata", {}).get("annotations", {})
+        if release := "/".join(annotations.get(name, "") for name in _RELEASE).strip("/"):
+            raise InstalledByHelm(
+                f"{label(document)} is of release {release} of Helm:"
+                " bring it up to date by helm upgrade, or take it away by helm uninstall first"
+            )
 
 
 def create_object(cluster: Cluster, document: Document) -> str:

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from concertina_operator.cli import main
 from concertina_operator.cluster import paths
-from concertina_operator.cluster.install import NAMESPACE, install_objects
+from concertina_operator.cluster.install import NAMESPACE, install_objects, operator_objects
 from concertina_operator.cluster.pod import build_pod
 from concertina_operator.cluster.rights import trainer_binding
 from tests.cluster.api import Api, wait_for
@@ -24,6 +24,7 @@ from tests.cluster.fixtures import (
     required_or_skipped,
 )
 from tests.cluster.layout import Level
+from tests.concertina_operator.cluster.installed import path_of
 from tests.concertina_operator.commands.documents import a_job_document, a_trained_spec
 
 pytestmark = pytest.mark.cluster
@@ -104,6 +105,31 @@ def test_an_installation_is_complete_and_repeating_it_changes_nothing(bare: Shel
     newer = bare.ask("install", "--image", "registry.example/concertina:2")
     changed = [entry["object"] for entry in newer if entry["outcome"] == "changed"]
     assert changed == [f"Deployment {NAMESPACE}/concertina-operator"]
+
+
+def test_a_release_of_helm_is_not_written_over(shell: Shell) -> None:
+    shell.run("uninstall")
+    mark = {"meta.helm.sh/release-name": "first", "meta.helm.sh/release-namespace": "tools"}
+    of_release = operator_objects(image=IMAGE)[1]
+    of_release["metadata"]["annotations"] = mark
+    path = path_of(of_release)
+    shell.api.create(path.rpartition("/")[0], of_release)
+    result = shell.run("install", "--image", IMAGE, want_exit_code=2)
+    shell.api.delete(path)
+
+    assert "ClusterRole concertina-operator is of release tools/first of Helm" in result.stderr
+    assert "helm upgrade" in result.stderr
+    assert shell.api.find(DEPLOYMENT) is None
+
+
+def test_what_a_release_of_helm_has_left_is_taken_over(shell: Shell) -> None:
+    shell.run("uninstall")
+    definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/adaptivetrainingjobs.concertina.dev"
+    shell.api.patch(
+        definition, {"metadata": {"annotations": {"meta.helm.sh/release-name": "gone"}}}
+    )
+
+    shell.run("install", "--image", IMAGE)
 
 
 def test_a_namespace_is_created_where_there_is_none_and_never_deleted(shell: Shell) -> None:
