@@ -10,9 +10,10 @@ from concertina_operator.cluster.serve import main as operator
 from docs.reference.markdown import code, page, table
 
 _INTRODUCTION: Final = """\
-`pip install concertina-training` brings two commands: `concertina` for people and
-`concertina-operator`, which is the operator itself. Commands of a cluster read `KUBECONFIG`
-or `~/.kube/config`, as kubectl does.
+The package brings two commands: `concertina` for people, and `concertina-operator`, which is the operator
+itself. Install it from a checkout, as it is not published: `pip install ".[local]"` for training on one
+machine, `pip install ".[operator]"` for the commands of a cluster. These read `KUBECONFIG` or
+`~/.kube/config`, as kubectl does.
 
 | exit code | meaning |
 | --- | --- |
