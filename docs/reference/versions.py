@@ -64,18 +64,12 @@ def versions_page() -> str:
     )
 
 
-def program_version(module: str, package: str) -> str:
-    """The version of a Go package in tests/cluster/go/<module>/go.mod. Raises LookupError."""
-    text = (_ROOT / f"tests/cluster/go/{module}/go.mod").read_text()
-    found = re.search(rf"^\s*(?:require )?{re.escape(package)} v(\S+)", text, re.MULTILINE)
-    if found is None:
-        raise LookupError(f"{module}/go.mod does not pin {package}")
-    return found[1]
-
-
 def _programs() -> Iterable[tuple[str, ...]]:
     for name, module, package, purpose in _PROGRAMS:
-        yield name, program_version(module, package), purpose
+        pin = rf"^\s*(?:require )?{re.escape(package)} v(\S+)"
+        yield name, _pinned(f"tests/cluster/go/{module}/go.mod", pin), purpose
+    pin = r'^VERSION = "v(.+)"$'
+    yield "Helm 3", _pinned("tests/chart/test_helm3.py", pin), "renders the chart as Helm 4 does"
 
 
 def _packages() -> Iterable[tuple[str, ...]]:
@@ -101,6 +95,14 @@ def _own() -> Iterable[tuple[str, str]]:
     yield "concertina-training", _toml("pyproject.toml")["project"]["version"]
     yield "API", code(API_VERSION)
     yield "protocol of membership and reports", str(PROTOCOL)
+
+
+def _pinned(path: str, pattern: str) -> str:
+    """What the first group of the pattern finds in a file. Raises LookupError."""
+    found = re.search(pattern, (_ROOT / path).read_text(), re.MULTILINE)
+    if found is None:
+        raise LookupError(f"{path} has nothing like {pattern}")
+    return found[1]
 
 
 def _toml(name: str) -> dict[str, Any]:
