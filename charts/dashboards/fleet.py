@@ -10,7 +10,7 @@ from grafana_foundation_sdk.models import units
 
 from charts.dashboards.fleet_operator import operator, resizes
 from charts.dashboards.frame import FLEET_UID, JOB_UID, frame, namespaces
-from charts.dashboards.looks import GREEN, ORANGE, RED
+from charts.dashboards.looks import BLUE, GREEN, ORANGE, RED, TEXT, YELLOW
 from charts.dashboards.panels import (
     Style,
     bars,
@@ -25,6 +25,17 @@ from charts.dashboards.panels import (
 _CHOSEN: Final = 'namespace=~"$namespace"'
 _TROUBLED: Final = "Failed|BackingOff|Incompatible|NameTaken|TemplateInvalid|WaitingForGrant"
 """States in which a job does not train, and will not by itself soon."""
+_STATE_COLORS: Final = {
+    "Training": GREEN,
+    "Resizing": BLUE,
+    "Starting": YELLOW,
+    "Recovering": ORANGE,
+    "BackingOff": ORANGE,
+    "WaitingForGrant": ORANGE,
+    "Failed": RED,
+    "Completed": TEXT,
+}
+"""The rest takes what is left of the palette."""
 _RANGE: Final = "[$__range]"
 _RATE: Final = "[$__rate_interval]"
 
@@ -136,6 +147,7 @@ def _jobs(made: dashboard.Dashboard) -> dashboard.Dashboard:
             description="How many jobs are in each state; the metrics' page says what each means.",
             unit=units.Number,
             style=Style.STACKED,
+            colors=_STATE_COLORS,
         )
     )
     made = made.with_panel(

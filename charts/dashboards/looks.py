@@ -9,6 +9,7 @@ from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as model
 
 GREEN: Final = "green"
+YELLOW: Final = "yellow"
 ORANGE: Final = "orange"
 RED: Final = "red"
 BLUE: Final = "blue"
@@ -55,6 +56,11 @@ def words_for_values(words: Mapping[float, tuple[str, str]]) -> model.ValueMap:
     )
 
 
+def always(color: str) -> model.DynamicConfigValue:
+    """One color for a series, whatever others there are."""
+    return model.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": color})
+
+
 def dashed_red() -> list[model.DynamicConfigValue]:
     """How a series looks that is a limit."""
     return [
@@ -62,7 +68,7 @@ def dashed_red() -> list[model.DynamicConfigValue]:
             id_val="custom.lineStyle", value={"fill": "dash", "dash": [10, 10]}
         ),
         model.DynamicConfigValue(id_val="custom.fillOpacity", value=0),
-        model.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": RED}),
+        always(RED),
     ]
 
 

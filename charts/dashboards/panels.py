@@ -16,6 +16,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import prometheus as queries
 
 from charts.dashboards.looks import (
+    always,
     axis_on_the_right,
     colors_by_value,
     dashed_red,
@@ -76,12 +77,13 @@ def chart(
     style: Style = Style.LINES,
     scale: Scale = Scale.LINEAR,
     dashed: Iterable[str] = (),
+    colors: Mapping[str, str] | None = None,
     on_the_right: Mapping[str, str] | None = None,
 ) -> timeseries.Panel:
     """Values over time.
 
-    `dashed` names the series that are limits; `on_the_right` gives the series of another unit, and
-    that unit, an axis of their own.
+    `dashed` names the series that are limits, `colors` those whose color means something;
+    `on_the_right` gives the series of another unit, and that unit, an axis of their own.
     """
     panel = timeseries.Panel().title(title).description(description).unit(unit).datasource(SOURCE)
     panel = panel.targets(_lettered(targets)).height(CHART_ROWS).span(width)
@@ -95,6 +97,8 @@ def chart(
     )
     for name in dashed:
         panel = panel.override_by_name(name, dashed_red())
+    for name, color in (colors or {}).items():
+        panel = panel.override_by_name(name, [always(color)])
     for name, other_unit in (on_the_right or {}).items():
         panel = panel.override_by_name(name, axis_on_the_right(other_unit))
     return _styled(panel, style)

@@ -18,12 +18,15 @@ COLUMN, ROW, GAP = 0.74, 0.42, 0.09
 HEAD, FOOT = 0.75, 1.25
 """Inches above and below the grid."""
 DOTS_PER_INCH = 80
+DIGEST = "Dashboard"
+"""The PNG's word for what the picture was drawn from."""
 CANVAS, PANEL, EDGE = "#111217", "#181b1f", "#2b2e34"
 TEXT, FAINT = "#d8d9da", "#8e96a3"
 PALETTE = ("#73BF69", "#F2CC0C", "#8AB8FF", "#FF780A", "#F2495C", "#5794F2", "#B877D9", "#37872D")
 COLORS = {
     "green": "#73BF69",
     "red": "#F2495C",
+    "yellow": "#F2CC0C",
     "orange": "#FF9830",
     "blue": "#5794F2",
     "text": TEXT,
@@ -88,9 +91,10 @@ class Canvas:
         place = (box.x / self.width, box.y / self.height)
         return self.figure.add_axes((*place, box.width / self.width, box.height / self.height))
 
-    def save(self, path: Path) -> None:
-        """Write it as PNG, without a word about the program."""
-        self.figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
+    def save(self, path: Path, *, digest: str) -> None:
+        """Write it as PNG, with the digest of what it shows."""
+        words = {"Software": None, DIGEST: digest}
+        self.figure.savefig(path, dpi=DOTS_PER_INCH, metadata=words)
 
 
 def clock(when: float) -> str:

@@ -1,6 +1,8 @@
 """Draws a panel of type timeseries: lines, steps and stacks, axes, events and the legend."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from math import isnan, nan
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -70,26 +72,40 @@ def _draw(
 ) -> None:
     custom = defaults(panel)["custom"]
     is_stacked = custom.get("stacking", {}).get("mode") == "normal"
+    step = _step(series)
     below: dict[float, float] = {}
     for number, one in enumerate(series):
         axes = right if right is not None and _is_right(panel, one) else left
         own = {**custom, **_own(panel, one)}
         color = _color(panel, one, number)
-        times = [time for time, _ in one.points]
-        values = [value for _, value in one.points]
+        times, values = zip(*_with_gaps(one.points, step), strict=True)
         if not is_stacked:
             _line(axes, times, values, color, own)
             continue
         grounds = [below.get(time, 0.0) for time in times]
         tops = [ground + value for ground, value in zip(grounds, values, strict=True)]
-        below |= dict(zip(times, tops, strict=True))
-        opacity = own["fillOpacity"] / 100
-        left.fill_between(times, grounds, tops, color=color, alpha=opacity, lw=0)
+        below |= {time: top for time, top in zip(times, tops, strict=True) if not isnan(top)}
+        left.fill_between(times, grounds, tops, color=color, alpha=own["fillOpacity"] / 100, lw=0)
         left.plot(times, tops, color=color, lw=1)
 
 
+def _step(series: Sequence[Series]) -> float:
+    """Seconds between two points where none is missing."""
+    pairs = (pair for one in series for pair in pairwise(one.points))
+    return min((after - before for (before, _), (after, _) in pairs), default=1.0)
+
+
+def _with_gaps(points: Sequence[tuple[float, float]], step: float) -> Iterator[tuple[float, float]]:
+    """The points, and one that is no number wherever others are missing: nothing joins over it."""
+    yield points[0]
+    for (before, _), (after, value) in pairwise(points):
+        if after - before > 1.5 * step:
+            yield before + step, nan
+        yield after, value
+
+
 def _line(
-    axes: Axes, times: list[float], values: list[float], color: str, own: Mapping[str, Any]
+    axes: Axes, times: Sequence[float], values: Sequence[float], color: str, own: Mapping[str, Any]
 ) -> None:
     steps = "steps-post" if own.get("lineInterpolation") == "stepAfter" else "default"
     dashes = "--" if own.get("lineStyle", {}).get("fill") == "dash" else "-"

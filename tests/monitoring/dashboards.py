@@ -1,9 +1,10 @@
 """The dashboards as Grafana reads them: panels, queries, and the values of their variables. Pure."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.monitoring.rules import CHART_FILES
@@ -66,6 +67,14 @@ def read_dashboard(name: str) -> dict[str, Any]:
     return read
 
 
+def as_opened(name: str, chosen: Chosen) -> Chosen:
+    """The choice with All where the dashboard offers it, which is how it opens."""
+    for variable in read_dashboard(name)["templating"]["list"]:
+        if variable.get("includeAll"):
+            chosen = replace(chosen, **{variable["name"]: variable["allValue"]})
+    return chosen
+
+
 def queries(name: str) -> Iterator[Query]:
     """Every query of a dashboard, panels first."""
     dashboard = read_dashboard(name)
@@ -101,6 +110,23 @@ def variables(name: str) -> Iterator[tuple[str, str, str]]:
             found = LABEL_VALUES.fullmatch(variable["query"])
             assert found is not None, variable["query"]
             yield variable["name"], found["selector"], found["label"]
+
+
+def digest(name: str) -> str:
+    """Of all that a picture of the dashboard shows; another one says that the picture is an old one."""
+    drawn = [
+        (
+            panel["type"],
+            panel["title"],
+            panel["gridPos"],
+            panel.get("fieldConfig"),
+            panel.get("options"),
+            [(query.expression, query.legend) for query in panel_queries(name, panel)],
+        )
+        for panel in read_dashboard(name)["panels"]
+    ]
+    events = [(query.expression, query.legend) for query in queries(name)]
+    return hashlib.sha256(json.dumps([drawn, events], sort_keys=True).encode()).hexdigest()
 
 
 def _columns(panel: Mapping[str, Any]) -> dict[str, str]:

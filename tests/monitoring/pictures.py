@@ -25,7 +25,7 @@ from tests.e2e.kubelet.runs import KubeletRun, applied
 from tests.e2e.kubelet.test_demo import document
 from tests.monitoring.canvas import Canvas
 from tests.monitoring.checks import wait_no_empty_queries
-from tests.monitoring.dashboards import NAMES, Chosen, read_dashboard
+from tests.monitoring.dashboards import NAMES, Chosen, as_opened, digest, read_dashboard
 from tests.monitoring.drawing import draw_caption, draw_panel
 from tests.monitoring.prometheus import INTERVAL_SECONDS, Prometheus, started
 from tests.monitoring.rules import read_rules, shortened
@@ -154,8 +154,8 @@ def draw(
         step_seconds=step,
         scrape_seconds=TOLD_SCRAPE_SECONDS,
     )
-    window = Window(start=start, end=end, chosen=chosen)
     for name in NAMES:
+        window = Window(start=start, end=end, chosen=as_opened(name, chosen))
         dashboard = read_dashboard(name)
         canvas = Canvas(dashboard, start=start, end=end)
         found = events(prometheus, name, window)
@@ -172,7 +172,7 @@ def draw(
                 f"Annotations: {words}" if words else "",
             ],
         )
-        canvas.save(folder / f"{name}.png")
+        canvas.save(folder / f"{name}.png", digest=digest(name))
 
 
 def nearly_done(prometheus: Prometheus, run: KubeletRun, *, start: float) -> float:

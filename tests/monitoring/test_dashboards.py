@@ -1,13 +1,25 @@
 """The dashboards as files: what is committed, what their queries name, how they are laid out."""
 
 import pytest
+from PIL import Image
 
 from charts.dashboards.documents import FOLDER, documents
-from tests.monitoring.dashboards import NAMES, panel_queries, queries, read_dashboard, variables
+from tests.cluster.pods import REPOSITORY
+from tests.monitoring.canvas import DIGEST
+from tests.monitoring.checks import MAY_BE_EMPTY
+from tests.monitoring.dashboards import (
+    NAMES,
+    digest,
+    panel_queries,
+    queries,
+    read_dashboard,
+    variables,
+)
 from tests.monitoring.expressions import problems
 
 TYPES = {"row", "stat", "timeseries", "bargauge", "table"}
 COLUMNS = 24
+PICTURES = REPOSITORY / "docs/pages/pictures"
 
 each_dashboard = pytest.mark.parametrize("name", NAMES)
 
@@ -95,6 +107,17 @@ def test_each_dashboard_links_the_others_and_the_runbooks(name):
     links = read_dashboard(name)["links"]
     assert [link["type"] for link in links] == ["dashboards", "link"]
     assert links[0]["tags"] == read_dashboard(name)["tags"]
+
+
+@each_dashboard
+def test_the_picture_in_the_docs_shows_the_dashboard_as_it_is(name):
+    with Image.open(PICTURES / f"{name}.png") as picture:
+        assert picture.text[DIGEST] == digest(name), "run `python -m tests.monitoring.pictures`"
+
+
+def test_what_may_be_empty_is_asked_somewhere():
+    asked = [query.expression for name in NAMES for query in queries(name)]
+    assert [part for part in MAY_BE_EMPTY if not any(part in one for one in asked)] == []
 
 
 def _panels(name):
