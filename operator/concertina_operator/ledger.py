@@ -15,7 +15,6 @@ from concertina_api.v1alpha1 import (
     JobSpec,
     JobStatus,
     LastResize,
-    Membership,
     Progress,
     ProgressStatus,
     Report,
@@ -24,7 +23,6 @@ from concertina_api.v1alpha1 import (
 )
 from concertina_operator.acceptance import Standing
 from concertina_operator.conditions import holds
-from concertina_operator.observed import PodFacts
 
 
 def reports_of(standings: Iterable[Standing]) -> tuple[Report, ...]:
@@ -125,47 +123,25 @@ def resize_counts(
     )
 
 
-def gpu_seconds(
-    before: JobStatus, *, standings: Iterable[Standing], workers_per_pod: int, now: datetime
-) -> float:
-    """Seconds that pods held GPUs, up to now: from their placing on a node to their trainer's end."""
-    num_pods = sum(holds_gpus(entry.pod) for entry in standings)
-    return counted_on(before.gpu_seconds, before, num_gpus=num_pods * workers_per_pod, now=now)
+def gpus_held(standings: Iterable[Standing], *, workers_per_pod: int) -> int:
+    """GPUs that nodes keep for pods: from their placing on a node to their trainer's end."""
+    pods = (entry.pod for entry in standings)
+    return workers_per_pod * sum(pod.placed and not pod.ended for pod in pods)
 
 
-def training_gpu_seconds(
-    before: JobStatus,
-    *,
-    standings: Iterable[Standing],
-    membership: Membership | None,
-    workers_per_pod: int,
-    now: datetime,
-) -> float:
-    """The part of them held by members of a round that has trained since they were last counted."""
-    members = training_members(before, membership)
-    num_pods = sum(holds_gpus(entry.pod) and entry.pod.uid in members for entry in standings)
-    seconds = before.training_gpu_seconds
-    return counted_on(seconds, before, num_gpus=num_pods * workers_per_pod, now=now)
+def gpu_seconds(before: JobStatus, *, now: datetime) -> float:
+    """Seconds that pods held GPUs, up to now.
+
+    Since they were last counted as many were held as then: a change is planned for at once.
+    """
+    return _counted_on(before.gpu_seconds, before, num_gpus=before.gpus, now=now)
 
 
-def counted_on(seconds: float, before: JobStatus, *, num_gpus: int, now: datetime) -> float:
-    """Seconds of GPUs with those since they were last counted, when so many were held."""
-    if before.gpu_counted_at is None:
-        return seconds
-    elapsed = max((now - before.gpu_counted_at).total_seconds(), 0.0)
-    return round(seconds + num_gpus * elapsed, 3)
-
-
-def holds_gpus(pod: PodFacts) -> bool:
-    """Whether a node keeps GPUs for it."""
-    return pod.placed and not pod.ended
-
-
-def training_members(status: JobStatus, membership: Membership | None) -> frozenset[str]:
-    """The uids of the pods that train; nobody's while no round does."""
-    if membership is None or not holds(status, ConditionType.READY):
-        return frozenset()
-    return frozenset(member.uid for member in membership.members)
+def training_gpu_seconds(before: JobStatus, *, now: datetime) -> float:
+    """The part of them held by members of a round that trained."""
+    trains = holds(before, ConditionType.READY)
+    num_gpus = min(before.world_size, before.gpus) if trains else 0
+    return _counted_on(before.training_gpu_seconds, before, num_gpus=num_gpus, now=now)
 
 
 def active_time(before: JobStatus, *, now: datetime) -> timedelta:
@@ -186,6 +162,14 @@ def _direction(resize: Resize) -> Direction:
     if resize.world_size == resize.world_size_before:
         return Direction.REPLACE
     return Direction.GROW if resize.world_size > resize.world_size_before else Direction.SHRINK
+
+
+def _counted_on(seconds: float, before: JobStatus, *, num_gpus: int, now: datetime) -> float:
+    """Seconds of GPUs with those since they were last counted, when so many were held."""
+    if before.gpu_counted_at is None:
+        return seconds
+    elapsed = max((now - before.gpu_counted_at).total_seconds(), 0.0)
+    return round(seconds + num_gpus * elapsed, 3)
 
 
 def _printable(value: float | None) -> float | None:

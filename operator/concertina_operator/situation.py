@@ -119,7 +119,6 @@ def _books(observed: Observed, *, standings: tuple[Standing, ...], now: datetime
     newest, resizes = ledger.last_resize(
         before, reports=reports, reason=resizing.message if resizing else "", now=now
     )
-    workers_per_pod = job.spec.pods.workers_per_pod
     world_size = observed.membership.world_size if observed.membership else 0
     return before.model_copy(
         update={
@@ -136,16 +135,9 @@ def _books(observed: Observed, *, standings: tuple[Standing, ...], now: datetime
             "resize_counts": ledger.resize_counts(
                 before, reports=reports, reason=resizing.reason if resizing else "Unknown"
             ),
-            "gpu_seconds": ledger.gpu_seconds(
-                before, standings=standings, workers_per_pod=workers_per_pod, now=now
-            ),
-            "training_gpu_seconds": ledger.training_gpu_seconds(
-                before,
-                standings=standings,
-                membership=observed.membership,
-                workers_per_pod=workers_per_pod,
-                now=now,
-            ),
+            "gpus": ledger.gpus_held(standings, workers_per_pod=job.spec.pods.workers_per_pod),
+            "gpu_seconds": ledger.gpu_seconds(before, now=now),
+            "training_gpu_seconds": ledger.training_gpu_seconds(before, now=now),
             "gpu_counted_at": now,
             "start_time": before.start_time or now,
         }

@@ -12,7 +12,6 @@ from concertina_operator import ledger
 from concertina_operator.acceptance import Standing
 from concertina_operator.observed import Phase
 from tests.concertina_operator.factories import (
-    a_membership,
     a_pod,
     a_report,
     a_request,
@@ -136,56 +135,41 @@ def test_resizes_are_counted_by_direction_and_reason_once_for_each_round(sizes, 
     assert ledger.resize_counts(known, reports=[report], reason=reason) == want
 
 
-def a_status(*, is_ready, **fields):
-    status = "True" if is_ready else "False"
-    ready = Condition(type=ConditionType.READY, status=status, reason="Training")
-    return JobStatus(conditions=(ready,), gpu_counted_at=at(0), **fields)
+def test_gpus_are_held_by_pods_that_have_a_node_and_run():
+    standings = [
+        a_standing(0),
+        a_standing(1, pod={"exit_code": 0, "phase": Phase.SUCCEEDED}),
+        a_standing(2, pod={"placed": False, "phase": Phase.PENDING}),
+        a_standing(3),
+    ]
+    assert ledger.gpus_held(standings, workers_per_pod=4) == 8
+
+
+def a_status(*, is_ready=True, **fields):
+    ready = Condition(
+        type=ConditionType.READY, status="True" if is_ready else "False", reason="Training"
+    )
+    defaults = {"gpus": 8, "gpu_seconds": 100.0, "training_gpu_seconds": 60.0}
+    return JobStatus(conditions=(ready,), **defaults | {"gpu_counted_at": at(0)} | fields)
 
 
 @pytest.mark.parametrize(
-    ("before", "membership", "want"),
+    ("before", "want", "want_training"),
     [
-        pytest.param(a_status(is_ready=True), a_membership(1, 0, 1, 3), 4 * 5, id="members train"),
-        pytest.param(a_status(is_ready=False), a_membership(1, 0), 0, id="the round is open"),
-        pytest.param(a_status(is_ready=True), None, 0, id="nobody is a member"),
-        pytest.param(JobStatus(), a_membership(1, 0), 0, id="nothing was counted before"),
-        pytest.param(
-            a_status(is_ready=True, training_gpu_seconds=7.5),
-            a_membership(1, 0, 2),
-            7.5 + 4 * 5,
-            id="one pod is only being started",
-        ),
+        pytest.param(a_status(world_size=8), 140, 100, id="all train"),
+        pytest.param(a_status(world_size=4), 140, 80, id="one pod is only being started"),
+        pytest.param(a_status(world_size=16), 140, 100, id="a member is gone"),
+        pytest.param(a_status(world_size=8, is_ready=False), 140, 60, id="no round trains"),
+        pytest.param(a_status(world_size=8, gpus=0), 100, 60, id="none is held"),
+        pytest.param(a_status(gpu_counted_at=None), 100, 60, id="nothing was counted before"),
+        pytest.param(a_status(gpu_counted_at=at(9)), 100, 60, id="a clock went back"),
     ],
 )
-def test_members_of_a_round_that_trained_use_their_gpus_and_the_others_hold_them_idle(
-    before, membership, want
+def test_gpu_seconds_are_used_by_members_of_a_round_that_trains_and_else_held_idle(
+    before, want, want_training
 ):
-    standings = [
-        a_standing(0),
-        a_standing(1, pod={"exit_code": 0, "phase": Phase.SUCCEEDED}),
-        a_standing(2, pod={"placed": False, "phase": Phase.PENDING}),
-        a_standing(4),
-    ]
-    got = ledger.training_gpu_seconds(
-        before, standings=standings, membership=membership, workers_per_pod=4, now=at(5)
-    )
-    assert got == want
-    assert got - before.training_gpu_seconds <= ledger.gpu_seconds(
-        before, standings=standings, workers_per_pod=4, now=at(5)
-    )
-
-
-def test_gpu_seconds_grow_while_pods_that_have_a_node_run():
-    standings = [
-        a_standing(0),
-        a_standing(1, pod={"exit_code": 0, "phase": Phase.SUCCEEDED}),
-        a_standing(2, pod={"placed": False, "phase": Phase.PENDING}),
-    ]
-    before = JobStatus(gpu_seconds=10.0, gpu_counted_at=at(0))
-    got = ledger.gpu_seconds(before, standings=standings, workers_per_pod=4, now=at(5))
-    assert got == 10.0 + 4 * 5
-    first = ledger.gpu_seconds(JobStatus(), standings=standings, workers_per_pod=4, now=at(5))
-    assert first == 0.0
+    assert ledger.gpu_seconds(before, now=at(5)) == want
+    assert ledger.training_gpu_seconds(before, now=at(5)) == want_training
 
 
 def test_active_time_is_what_was_before_plus_the_present_stretch():

@@ -163,6 +163,8 @@ class JobStatus(Model):
     """Acknowledged rounds that changed the number of workers."""
     resize_counts: Annotated[tuple[ResizeCount, ...], Field(max_length=64)] = ()
     """Acknowledged rounds after the first by kind, those with as many workers as before too."""
+    gpus: Count = 0
+    """GPUs that pods hold since gpuCountedAt, one for each worker."""
     gpu_seconds: Duration = 0.0
     """Seconds that pods held GPUs: from their placing on a node to their trainer's end."""
     training_gpu_seconds: Duration = 0.0

@@ -50,8 +50,6 @@ class JobView:
     key: Key
     status: JobStatus
     samples_target: int | None = None
-    gpus_held: int | None = None
-    """None while the spec is invalid, which says how many a pod has."""
     gpu_seconds: Mapping[Use, float] = field(default_factory=dict)
     refusals: Mapping[RefusedKind, int] = field(default_factory=dict)
     report_age_seconds: float | None = None
@@ -84,7 +82,7 @@ def job_samples(view: JobView) -> Iterator[Sample]:
     values = {
         "concertina_job_pods_wanted": status.pods.wanted,
         "concertina_job_pods_ready": status.pods.ready,
-        "concertina_job_gpus_held": view.gpus_held,
+        "concertina_job_gpus_held": status.gpus,
         "concertina_job_samples": status.progress.samples,
         "concertina_job_samples_target": view.samples_target,
         "concertina_job_batch_requested_samples": status.batch.requested,

@@ -14,6 +14,7 @@ A reconcile that finds nothing to do asks the API server nothing.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -113,7 +114,10 @@ class Reconciler:
             membership=membership,
             pod_versions=self._watched.pod_versions(key),
         )
-        decided = await self._decisions.decide(target, now=now)
+        counted = self._metrics.jobs.counted(key, uid=target.uid, stored=job.status)
+        decided = await self._decisions.decide(
+            replace(target, job=job.model_copy(update={"status": counted})), now=now
+        )
         self._metrics.jobs.planned(key, uid=target.uid, spec=job.spec, status=decided.status)
         wait = await self._carried_out(decided, target=target, now=now)
         retry = self._decisions.time_to_next(target.uid, now=now)

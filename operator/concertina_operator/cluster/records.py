@@ -1,17 +1,21 @@
 """Remembers of each job what its metrics tell, as long as the job is there.
 
 Filled by the reconcile and by the hands, read at a scrape (job_views.py). The newest status that was
-planned is fresher than the stored one, which is written seldom. Nothing here is needed to plan, and
-all of it may be lost: a new leader has it again after its first reconcile of a job, but for the
-refusals, which it counts anew. Pure: no I/O, no clock.
+planned is fresher than the stored one, which is written seldom; so GPU seconds are counted on from
+there, as often as a plan is made. All of it may be lost: a new leader counts on from what is stored,
+and refusals anew. Pure: no I/O, no clock.
 """
 
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from concertina_api.v1alpha1 import JobSpec, JobStatus
 from concertina_operator.cluster.store import Key
+
+_CLOCK: Final = ("gpus", "gpu_seconds", "training_gpu_seconds", "gpu_counted_at")
+"""Fields of the status that count GPU seconds."""
 
 
 class RefusedKind(StrEnum):
@@ -64,6 +68,14 @@ class Records:
         """The record of a job, unless there is none or it is of an earlier job of that name."""
         record = self._records.get(key)
         return record if record is not None and record.uid == uid else None
+
+    def counted(self, key: Key, *, uid: str, stored: JobStatus) -> JobStatus:
+        """The stored status with the GPU seconds as they were counted last."""
+        record, counted_at = self.of(key, uid=uid), stored.gpu_counted_at
+        last = record.status if record is not None else stored
+        if last.gpu_counted_at is None or (counted_at and counted_at >= last.gpu_counted_at):
+            return stored
+        return stored.model_copy(update={name: getattr(last, name) for name in _CLOCK})
 
     def planned(self, key: Key, *, uid: str, spec: JobSpec | None, status: JobStatus) -> None:
         """Takes what was planned."""

@@ -28,7 +28,8 @@ class StatusFile:
 
     def keep(self, status: JobStatus) -> None:
         """Replaces the file, unless nothing changed but the clock of the GPUs. Raises OSError."""
-        news = status.model_copy(update={"gpu_counted_at": None, "gpu_seconds": 0.0})
+        clock = {"gpu_counted_at": None, "gpu_seconds": 0.0, "training_gpu_seconds": 0.0}
+        news = status.model_copy(update=clock)
         if news == self._kept:
             return
         replace_text(self._path, status.model_dump_json(by_alias=True, indent=1))

@@ -50,6 +50,7 @@ def a_condition(kind, *, holds=True, since=40):
 def test_a_job_that_trains_tells_everything():
     status = JobStatus(
         state="Training",
+        gpus=8,
         conditions=(a_condition("Ready"), a_condition("Failed", holds=False)),
         pods=PodCounts(wanted=4, ready=3),
         batch=BatchStatus(requested=96, effective=64),
@@ -60,7 +61,6 @@ def test_a_job_that_trains_tells_everything():
     view = a_view(
         status=status,
         samples_target=1000,
-        gpus_held=8,
         gpu_seconds={Use.TRAINING: 70.5, Use.IDLE: 9.5},
         refusals={RefusedKind.POD: 3},
         report_age_seconds=1.5,
@@ -89,7 +89,7 @@ def test_a_job_that_trains_tells_everything():
 
 def test_what_is_not_known_is_absent_and_not_zero():
     names = {one.name for one in job_samples(a_view())}
-    for name in ("samples_target", "gpus_held", "gpu_seconds_total", "last_report_age_seconds"):
+    for name in ("samples_target", "gpu_seconds_total", "last_report_age_seconds"):
         assert f"concertina_job_{name}" not in names
 
 

@@ -12,7 +12,7 @@ from concertina_api.v1alpha1 import (
     LastResize,
     ResizeCount,
 )
-from concertina_operator.cluster.facts import HeardReport, StoredMembership
+from concertina_operator.cluster.facts import HeardReport
 from concertina_operator.cluster.job_views import job_views
 from concertina_operator.cluster.metrics import METRICS, Metrics
 from concertina_operator.cluster.metrics_table import FLEET_METRICS, JOB_METRICS, PROCESS_METRICS
@@ -24,8 +24,6 @@ from concertina_operator.cluster.store import Key
 from concertina_operator.rounds import RoundReason
 from tests.concertina_operator.factories import (
     START,
-    a_member,
-    a_membership,
     a_pod,
     a_report,
     a_spec,
@@ -217,21 +215,9 @@ def test_another_job_of_the_same_name_has_series_of_its_own(fleet):
 
 
 @in_a_loop
-def test_gpus_are_those_of_placed_pods_and_train_in_a_round_that_trains(fleet):
-    spec = a_spec(pods={"min": 1, "max": 4, "workersPerPod": 2})
-    job = fleet.add(
-        "tiny-lm",
-        spec=spec,
-        conditions=(READY,),
-        gpu_seconds=100.0,
-        training_gpu_seconds=60.0,
-        gpu_counted_at=START,
-    )
-    fleet.place(job, 0)
-    fleet.place(job, 1)
-    fleet.place(job, 2, placed=False)
-    stored = StoredMembership(owner="job-uid", version="1", membership=a_membership(1, 0))
-    fleet.watched.memberships.put(job, stored, version=1)
+def test_gpu_seconds_go_on_while_nothing_is_planned(fleet):
+    clock = {"gpu_seconds": 100.0, "training_gpu_seconds": 60.0, "gpu_counted_at": START}
+    fleet.add("tiny-lm", conditions=(READY,), gpus=4, world_size=2, **clock)
     fleet.now = at(10)
     assert fleet.value("gpus_held") == 4
     assert fleet.value("gpu_seconds_total", use="training") == 60 + 2 * 10
@@ -240,11 +226,10 @@ def test_gpus_are_those_of_placed_pods_and_train_in_a_round_that_trains(fleet):
 
 @in_a_loop
 def test_gpu_seconds_never_fall_when_the_books_say_less_than_was_told(fleet):
-    job = fleet.add("tiny-lm", gpu_seconds=100.0, gpu_counted_at=START)
-    fleet.place(job)
+    fleet.add("tiny-lm", gpus=1, gpu_seconds=100.0, gpu_counted_at=START)
     fleet.now = at(60)
     assert fleet.value("gpu_seconds_total", use="idle") == 160
-    fleet.add("tiny-lm", gpu_seconds=110.0, gpu_counted_at=at(60))
+    fleet.add("tiny-lm", gpus=1, gpu_seconds=110.0, gpu_counted_at=at(60))
     assert fleet.value("gpu_seconds_total", use="idle") == 160
     fleet.now = at(120)
     assert fleet.value("gpu_seconds_total", use="idle") == 170
@@ -271,16 +256,3 @@ def test_a_job_whose_spec_is_invalid_still_tells_its_state(fleet):
     fleet.place(job)
     fleet.metrics.jobs.planned(job, uid="job-uid", spec=None, status=JobStatus(state="Invalid"))
     assert fleet.value("state", state="Invalid") == 1
-    assert fleet.value("gpus_held") is None
-
-
-@in_a_loop
-def test_a_membership_of_somebody_else_trains_nobody(fleet):
-    job = fleet.add("tiny-lm", conditions=(READY,), gpu_counted_at=START)
-    fleet.place(job)
-    membership = a_membership(1).model_copy(update={"members": (a_member(),)})
-    stored = StoredMembership(owner="another", version="1", membership=membership)
-    fleet.watched.memberships.put(job, stored, version=1)
-    fleet.now = at(10)
-    assert fleet.value("gpu_seconds_total", use="training") == 0
-    assert fleet.value("gpu_seconds_total", use="idle") == 10
