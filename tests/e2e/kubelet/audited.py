@@ -118,7 +118,8 @@ def _uses(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, bool, Righ
     """Account, whether its token is of a pod, and what was asked for, of each request."""
     for event in events:
         user, asked = event["user"], event.get("objectRef")
-        if asked is None or not user["username"].startswith(ACCOUNT):
+        # Who is not known yet has no name, such as one whose request was too much.
+        if asked is None or not user.get("username", "").startswith(ACCOUNT):
             continue
         own, account = user["username"].removeprefix(ACCOUNT).split(":")
         if own == "kube-system" or asked.get("apiGroup") in EVERYBODY:

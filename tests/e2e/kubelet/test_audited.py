@@ -67,6 +67,7 @@ def test_a_request_of_the_operator_is_a_use(event, want):
         pytest.param(request("kube-system:pod-garbage-collector", "get", "pods"), id="controller"),
         pytest.param(request("team:default", "get", "pods", namespace="team"), id="no pod's token"),
         pytest.param({"user": {"username": "admin"}, "verb": "get"}, id="no resource"),
+        pytest.param({"user": {}, "verb": "get", "objectRef": {"resource": "pods"}}, id="nobody"),
     ],
 )
 def test_what_others_ask_is_nobodys_use(event):
