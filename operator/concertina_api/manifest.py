@@ -5,6 +5,7 @@ mapping, raises InvalidJob with one line per mistake.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -20,6 +21,9 @@ YAML_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z
 YAML_NUMBER_STARTS = tuple("-+.0123456789")
 """The characters that a number may start with; a YAML resolver is looked up by them."""
 KIND = "AdaptiveTrainingJob"
+MAX_VALUES = 100_000
+"""A document of more is refused: an alias of aliases in YAML may stand for billions."""
+MAX_DEPTH = 64
 _MOST_CHARACTERS = 200
 """Of what a user wrote that a message repeats."""
 
@@ -50,6 +54,8 @@ def parse_job(document: object, *, source: str = "manifest") -> AdaptiveTraining
     """
     if not isinstance(document, Mapping):
         raise InvalidJob(f"{source}: expected a mapping, got {type(document).__name__}")
+    if fault := strangeness(document):
+        raise _invalid(source, [fault])
     try:
         job = AdaptiveTrainingJob.model_validate(document, extra="forbid", by_name=False)
     except ValidationError as error:
@@ -60,9 +66,62 @@ def parse_job(document: object, *, source: str = "manifest") -> AdaptiveTraining
     return job
 
 
+def strangeness(document: object) -> str:
+    """The first value of a document that cannot be stored, and why; empty when all of it can.
+
+    That is what JSON does not know, and what has no bearable end.
+    """
+    for number, (place, value) in enumerate(_values(document)):
+        if number == MAX_VALUES:
+            return f"more than {MAX_VALUES} values"
+        if fault := _fault(value, depth=len(place)):
+            return f"{'.'.join(place)[:200] or 'manifest'}: {fault}"
+    return ""
+
+
 def _kind(document: object) -> str:
     kind = document.get("kind") if isinstance(document, Mapping) else None
     return kind if isinstance(kind, str) else "no kind"
+
+
+def _values(value: object, *place: str) -> Iterator[tuple[tuple[str, ...], object]]:
+    """All values in a document by where they stand, what holds others before them."""
+    yield place, value
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _values(inner, *place, _shown_key(key))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _values(inner, *place, str(index))
+
+
+def _fault(value: object, *, depth: int) -> str:
+    match value:
+        case None | bool():
+            return ""
+        case int():
+            return "" if -(2**63) <= value < 2**63 else "an integer has at most 64 bits"
+        case float():
+            return "" if math.isfinite(value) else f"{value} is not a finite number"
+        case str():
+            return "" if _is_text(value) else "half a character (a lone surrogate) is no text"
+        case Mapping() | list() | tuple() if depth >= MAX_DEPTH:
+            return f"nests deeper than {MAX_DEPTH} levels"
+        case Mapping():
+            wrong = [key for key in value if not (isinstance(key, str) and _is_text(key))]
+            return f"the key {_shown(wrong[0])} is no text: write it in quotes" if wrong else ""
+        case list() | tuple():
+            return ""
+        case _:
+            return f"a {type(value).__name__} is no value of JSON: write it in quotes"
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _invalid(source: str, mistakes: Iterable[str]) -> InvalidJob:
@@ -86,7 +145,7 @@ def _converted(given: Any, read: Any, *, place: str) -> Iterator[str]:
 
 def _explain(error: ValidationError) -> Iterator[str]:
     for mistake in error.errors(include_url=False):
-        location = ".".join(str(part) for part in mistake["loc"]) or "manifest"
+        location = ".".join(_shown_key(part) for part in mistake["loc"]) or "manifest"
         if mistake["type"] == "extra_forbidden":
             yield f"{location}: unknown field{_nearest(mistake['loc'])}"
         elif mistake["type"] == "value_error":
@@ -104,7 +163,7 @@ def _nearest(location: tuple[int | str, ...]) -> str:
     if model is None:
         return ""
     names = [field.alias or name for name, field in model.model_fields.items()]
-    close = get_close_matches(str(location[-1]), names, n=1)
+    close = get_close_matches(_shown_key(location[-1]), names, n=1)
     return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(names)})"
 
 
@@ -123,4 +182,9 @@ def _first_model(annotation: Any) -> type[BaseModel] | None:
 
 def _shown(value: object) -> str:
     text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _shown_key(key: object) -> str:
+    text = str(key)
     return text if len(text) <= 60 else text[:57] + "..."

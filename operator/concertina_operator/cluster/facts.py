@@ -14,6 +14,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from concertina_api.errors import InvalidJob
+from concertina_api.manifest import strangeness
 from concertina_api.v1alpha1 import (
     AdaptiveTrainingJob,
     ConditionType,
@@ -97,6 +98,8 @@ def read_job(document: Mapping[str, Any]) -> AdaptiveTrainingJob:
 
     What this operator does not understand of the status, which a newer one wrote, is left out.
     """
+    if fault := strangeness(document.get("spec")):
+        raise InvalidJob(f"spec.{fault}")
     try:
         return AdaptiveTrainingJob.model_validate({**document, "status": read_status(document)})
     except ValidationError as error:
@@ -105,9 +108,14 @@ def read_job(document: Mapping[str, Any]) -> AdaptiveTrainingJob:
 
 def read_status(document: Mapping[str, Any]) -> JobStatus:
     """The status of a job as far as this operator understands it."""
-    status = dict(document.get("status") or {})
-    known = (entry for entry in status.get("conditions", ()) if entry.get("type") in _CONDITIONS)
-    status["conditions"] = tuple(known)
+    found = document.get("status")
+    status = dict(found) if isinstance(found, Mapping) else {}
+    conditions = status.get("conditions")
+    status["conditions"] = [
+        entry
+        for entry in (conditions if isinstance(conditions, list | tuple) else ())
+        if isinstance(entry, Mapping) and str(entry.get("type")) in _CONDITIONS
+    ]
     try:
         return JobStatus.model_validate(status)
     except ValidationError as error:

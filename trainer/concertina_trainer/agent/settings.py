@@ -14,6 +14,9 @@ from concertina_api.v1alpha1.base import Host, Name, Token
 from concertina_trainer.agent.api_server import Access
 
 DEFAULT_GRACE_SECONDS = 120.0
+_PREFIX = "tag:yaml.org,2002:"
+_JSON_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
+"""What a manifest is made of; a date is a text, as it is for kubectl."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +109,31 @@ def load_job(path: Path) -> AdaptiveTrainingJob:
     try:
         text = path.read_text(encoding="utf-8")
         documents = [item for item in yaml.load_all(text, Loader=_Loader) if item is not None]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # What a scalar's text means is left to Python's own types, which raise errors of their own.
+    except (
+        OSError,
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise InvalidJob(f"cannot read the job's manifest {path}: {error}") from error
     return parse_job(job_document(documents, source=str(path)), source=str(path))
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, with the numbers of a manifest."""
+    """The safe loader, with the numbers of a manifest and for values of JSON alone."""
+
+    yaml_constructors = {
+        tag: construct
+        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.removeprefix(_PREFIX) in _JSON_TAGS
+    }
+    yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in resolvers if tag != f"{_PREFIX}timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", YAML_NUMBER, YAML_NUMBER_STARTS)

@@ -24,12 +24,17 @@ def encode_header(holding: Holding) -> dict[str, Any]:
 
 
 def decode_header(header: Mapping[str, Any]) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """The counterpart of `encode_header`."""
-    entries = {
-        name: Entry(name=name, kind=Kind(kind), dtype=dtype_of(dtype), shape=tuple(shape))
-        for name, kind, dtype, shape in header["entries"]
-    }
-    return entries, dict(header["extra"])
+    """The counterpart of `encode_header`. Raises CheckpointInvalid for what it has not made."""
+    try:
+        entries = {
+            str(name): Entry(
+                name=str(name), kind=Kind(kind), dtype=dtype_of(dtype), shape=_shape_of(shape)
+            )
+            for name, kind, dtype, shape in header["entries"]
+        }
+        return entries, dict(header["extra"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointInvalid(f"no description of a state: {error!r:.200}") from error
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -43,3 +48,10 @@ def dtype_of(name: str) -> torch.dtype:
     if not isinstance(dtype, torch.dtype):
         raise CheckpointInvalid(f"{name!r} is not a tensor type")
     return dtype
+
+
+def _shape_of(value: Any) -> tuple[int, ...]:
+    shape = tuple(value)
+    if not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise ValueError(f"{value!r:.60} is no shape")
+    return shape
