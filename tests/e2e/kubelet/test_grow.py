@@ -97,7 +97,7 @@ def test_operator_and_trainers_were_refused_nothing(grown, node_cluster):
     audited = [
         event
         for event in node_cluster.audit_events()
-        if event["user"]["username"] in (USER, trainer)
+        if event["user"].get("username") in (USER, trainer)
     ]
     assert {event["user"]["username"] for event in audited} == {USER, trainer}
     refused = [event for event in audited if event.get("responseStatus", {}).get("code") == 403]
