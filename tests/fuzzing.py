@@ -12,12 +12,14 @@ it does not expect fails the test, with the value that hypothesis has made small
 import copy
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import HypothesisWarning
 
 MAX_CPU_SECONDS = 2.0
 """Of one call of a parser, whatever it is fed; generous, for a slow machine."""
@@ -98,10 +100,15 @@ def fuzz(
     def run(value: Any) -> None:
         bounded(check, value)
 
-    run()
+    with warnings.catch_warnings():
+        # Of values that are long on purpose.
+        warnings.simplefilter("ignore", HypothesisWarning)
+        run()
 
 
-def refused(parse: Callable[[], T], *, error: type[Exception]) -> tuple[T | None, str]:
+def refused(
+    parse: Callable[[], T], *, error: type[Exception] | tuple[type[Exception], ...]
+) -> tuple[T | None, str]:
     """What a parser answers, and how it refuses; one of both. The words must stay bearable."""
     try:
         return parse(), ""

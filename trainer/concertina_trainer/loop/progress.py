@@ -83,6 +83,13 @@ class Progress:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, controller: BatchController) -> Self:
         """The counterpart of `to_json`; raises KeyError or ValueError for what is not one."""
+        try:
+            return cls._read(values, controller)
+        except (AttributeError, TypeError, ArithmeticError) as error:
+            raise ValueError(f"no progress: {error}") from error
+
+    @classmethod
+    def _read(cls, values: Mapping[str, Any], controller: BatchController) -> Self:
         partial = values["evaluation"]
         return cls(
             step=int(values["step"]),
