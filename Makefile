@@ -40,6 +40,7 @@ lint: setup
 
 # Into build/docs.
 docs: setup
+	$(BIN)/python -m docs.reference
 	$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 bench: setup cluster
@@ -48,4 +49,4 @@ bench: setup cluster
 		$(BIN)/python tests/bench/$$bench.py $(BENCH_FLAGS) || exit 1; done
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
