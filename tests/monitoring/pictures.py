@@ -18,6 +18,7 @@ from typing import Any
 from concertina_operator.cluster.install import NAMESPACE
 from concertina_operator.cluster.rights import OPERATOR
 from tests.chart.helm import render
+from tests.cluster.cluster import Cluster
 from tests.cluster.fixtures import node_of_its_own
 from tests.cluster.pods import REPOSITORY
 from tests.e2e.kubelet.operators import Operator, install
@@ -72,12 +73,24 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def recorded(folder: Path) -> Iterator[tuple[Prometheus, KubeletRun]]:
-    """A run of the demo that has completed, and the server that scraped it; both end here."""
+    """The demo on a node of its own with its own operator; all of it ends here."""
     with ExitStack() as stack:
         cluster = stack.enter_context(node_of_its_own())
         operator = Operator(install(cluster, folder), folder / "operator.log")
         stack.callback(operator.kill)
         operator.start()
+        yield stack.enter_context(watched_demo(cluster, operator, folder))
+
+
+@contextmanager
+def watched_demo(
+    cluster: Cluster, operator: Operator, folder: Path
+) -> Iterator[tuple[Prometheus, KubeletRun]]:
+    """A run of the demo that has completed, and the server that scraped it from its start.
+
+    Every query of the dashboards has returned data by then, and an alert has fired.
+    """
+    with ExitStack() as stack:
         configs = scrape_configs(render(MONITORS), kubeconfig=cluster.kubeconfig)
         configs.append(static_config(address(operator), namespace=NAMESPACE, job=OPERATOR))
         rules = shortened(read_rules(), seconds=PATIENCE_SECONDS)
