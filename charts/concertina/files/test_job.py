@@ -108,13 +108,13 @@ def main(file: str, seconds: str, folder: str = SERVICE_ACCOUNT) -> int:
     began = time.monotonic()
     try:
         create(server, collection, job)
-        try:
-            found = wait(server, f"{collection}/{name}", seconds=float(seconds))
-        finally:
-            delete(server, f"{collection}/{name}")
+        found = wait(server, f"{collection}/{name}", seconds=float(seconds))
     except urllib.error.HTTPError as error:
         print(f"the API server answered {error.code}: {json.load(error)['message']}")
         return 1
+    finally:
+        # Also when it was told to end before the server could say that there is a job.
+        delete(server, f"{collection}/{name}")
     took = time.monotonic() - began
     if ended(found) != "Completed":
         print(f"{name} did not complete in {took:.0f} s\n{told(found)}")
