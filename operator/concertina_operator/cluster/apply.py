@@ -56,10 +56,12 @@ class Hands:
         rate: Rate,
         metrics: Metrics,
         clock: Callable[[], datetime],
+        log_format: str | None = None,
     ) -> None:
         """`take_pod` and `take_membership` are told the answers to writes.
 
-        `bindings` is None where trainers have their rights already.
+        `bindings` is None where trainers have their rights already; `log_format` is how trainers
+        log unless their template says how.
         """
         self._api = api
         self._take_pod = take_pod
@@ -69,6 +71,7 @@ class Hands:
         self._rate = rate
         self._metrics = metrics
         self._clock = clock
+        self._log_format = log_format
         self._creations = asyncio.Semaphore(CREATIONS)
         self._deletions = asyncio.Semaphore(DELETIONS)
 
@@ -140,7 +143,11 @@ class Hands:
             words = await self._bindings.ensure(target.namespace, now=self._clock())
             self._note(BINDING, target, deeds, words=words)
         pod = build_pod(
-            target.document, target.job.spec, name=names[0], newest_round=target.newest_round
+            target.document,
+            target.job.spec,
+            name=names[0],
+            newest_round=target.newest_round,
+            log_format=self._log_format,
         )
         left, number = list(names), 1
         while left:

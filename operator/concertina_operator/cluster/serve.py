@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ _PATIENCE_SECONDS: Final = 15.0
 
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 _FILE: Final = click.Path(path_type=Path)
+_MOST_CALLS: Final = 50_000
+"""Free-form parts of a job may nest as deep as the API server takes them, 10,000 levels; within
+Python's own bound one such job would hide all others: no list and no watch could be read."""
 _COLLECT_AFTER: Final = (20_000, 20, 50)
 """Python's own thresholds look for garbage with every third pod that a watch tells of."""
 
@@ -57,6 +61,8 @@ class Settings:
     """None serves metrics beside health."""
     num_workers: int = NUM_WORKERS
     pods_per_second: float = PODS_PER_SECOND
+    log_format: str | None = None
+    """What pods are told to log in; None tells them nothing."""
 
 
 @click.command()
@@ -127,6 +133,7 @@ def main(
     """Run the operator on the cluster that this process is in, or that the kubeconfig names."""
     set_up_logs(LogFormat(log_format), level=log_level)
     gc.set_threshold(*_COLLECT_AFTER)
+    sys.setrecursionlimit(_MOST_CALLS)
     try:
         own_namespace = read_credentials().namespace
         settings = Settings(
@@ -138,6 +145,7 @@ def main(
             certificate=_certificate(metrics_tls_cert_file, metrics_tls_key_file),
             num_workers=workers,
             pods_per_second=pods_per_second,
+            log_format=log_format,
         )
     except (NoCluster, UnusableFile) as error:
         raise click.ClickException(str(error)) from error
@@ -173,6 +181,7 @@ async def serve(settings: Settings) -> None:
                 metrics=metrics,
                 num_workers=settings.num_workers,
                 pods_per_second=settings.pods_per_second,
+                log_format=settings.log_format,
             )
             endpoints = Endpoints(
                 health=health_handlers(

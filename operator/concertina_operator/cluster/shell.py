@@ -65,10 +65,11 @@ class Shell:
         num_workers: int = NUM_WORKERS,
         pods_per_second: float = PODS_PER_SECOND,
         clock: Callable[[], datetime] = _now,
+        log_format: str | None = None,
     ) -> None:
         """`namespace` None serves all of them; `instance` names this process in events.
 
-        A first burst of pods is as large as what is created in a second.
+        A first burst of pods is as large as what is created in a second. `log_format`: see Hands.
         """
         self._api = api
         self._namespace = namespace
@@ -112,6 +113,7 @@ class Shell:
             rate=Rate(per_second=pods_per_second, burst=math.ceil(pods_per_second)),
             metrics=metrics,
             clock=clock,
+            log_format=log_format,
         )
         self.reconciler = Reconciler(
             api,

@@ -10,6 +10,8 @@ def test_a_job_gets_its_pods_grows_when_it_asks_and_completes(trainers):
     job = trainers.create(a_trained_job(name))
     trainers.until_trained_by(f"{name}-0")
     first = trainers.pods()[f"{name}-0"]
+    told = {entry["name"]: entry.get("value") for entry in first["spec"]["containers"][0]["env"]}
+    assert told["CONCERTINA_LOG_FORMAT"] == "text"  # as the operator itself does
     trainers.imagined.ask(64)
     trainers.until_trained_by(f"{name}-0", f"{name}-1")
 
