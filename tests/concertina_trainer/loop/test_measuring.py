@@ -81,7 +81,7 @@ def test_the_age_of_the_estimate_grows_while_steps_tell_nothing(tmp_path, config
     job = job_document(
         samples=3 * batch,
         config=config,
-        batch={"microBatchSize": 2, "initial": batch, "max": batch, "rule": {"name": "Fixed"}},
+        batch={"microBatchSize": 2, "initial": batch, "max": batch, "rule": {"name": "NormTest"}},
     )
     played = play(job, tmp_path, {0: [0]})
     measured = told(played, 0).measured
@@ -90,6 +90,13 @@ def test_the_age_of_the_estimate_grows_while_steps_tell_nothing(tmp_path, config
     assert measured.gradient_variance is None
     assert (measured.gradient_norm is None) == bool(config)
     assert (measured.rule_ratio, measured.rule_threshold) == (None, None)
+
+
+def test_a_rule_that_measures_nothing_waits_for_no_estimate(tmp_path):
+    fixed = {"microBatchSize": 2, "initial": 2, "max": 2, "rule": {"name": "Fixed"}}
+    played = play(job_document(samples=6, batch=fixed), tmp_path, {0: [0]})
+
+    assert told(played, 0).measured.noise_estimate_age_samples is None
 
 
 class Counting(TinyTask):

@@ -52,7 +52,7 @@ class Measured(Model):
     accumulation_micro_batches: Count
     gradient_norm: Duration | None = None
     gradient_variance: Finite | None = None
-    noise_estimate_age_samples: Count
+    noise_estimate_age_samples: Count | None = None
     rule_ratio: Duration | None = None
     rule_threshold: Duration | None = None
 

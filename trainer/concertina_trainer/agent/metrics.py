@@ -92,7 +92,7 @@ METRICS = (
         "concertina_noise_estimate_age_samples",
         "gauge",
         "samples",
-        "Samples since a step last told anything about gradient noise.",
+        "Samples since a step last told anything about gradient noise; of a rule that measures it.",
     ),
     Metric(
         "concertina_rule_ratio",

@@ -53,10 +53,16 @@ class Measuring:
             accumulation_micro_batches=accumulation(num_micro_batches, world_size),
             gradient_norm=math.sqrt(max(result.square_norm, 0.0)) if result.finite else None,
             gradient_variance=standing.gradient_variance,
-            noise_estimate_age_samples=progress.samples - int(self._estimated_samples),
+            noise_estimate_age_samples=self._age(progress),
             rule_ratio=standing.ratio,
             rule_threshold=standing.threshold,
         )
+
+    def _age(self, progress: Progress) -> int | None:
+        """Samples since the newest estimate; None where the rule needs none."""
+        if not self._controller.policy.rule.measures:
+            return None
+        return progress.samples - int(self._estimated_samples)
 
 
 def tokens_per_sample(task: Task) -> int | None:

@@ -7,7 +7,7 @@ not here. NormTest and NoiseScale are one function under two knobs.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from concertina_api.batch import grid, last_batch
 from concertina_api.v1alpha1 import MAX_BATCH, Batch, RampStage, Rule, RuleName
@@ -28,6 +28,9 @@ class Wish:
 
 class BatchRule(Protocol):
     """A batch-size rule."""
+
+    measures: ClassVar[bool]
+    """Whether it goes by the gradient's noise."""
 
     @property
     def name(self) -> RuleName:
@@ -60,6 +63,8 @@ def rule_of(rule: Rule) -> BatchRule:
 class NoiseScale:
     """Wants a fraction of the gradient noise scale (McCandlish et al. 2018, arXiv 1812.06162)."""
 
+    measures: ClassVar[bool] = True
+
     fraction: float = DEFAULT_FRACTION
 
     @property
@@ -88,6 +93,8 @@ class NormTest:
     E|g|^2 = |G|^2 + tr(Sigma) / b it fails exactly below (1 / eta^2 - 1) tr(Sigma) / |G|^2, so it is
     NoiseScale by another knob.
     """
+
+    measures: ClassVar[bool] = True
 
     eta: float = DEFAULT_ETA
 
@@ -119,6 +126,7 @@ class NormTest:
 class Ramp:
     """Wants the batch of the stage that the run is in."""
 
+    measures: ClassVar[bool] = False
     stages: tuple[RampStage, ...]
 
     @property
@@ -149,6 +157,8 @@ class Ramp:
 @dataclass(frozen=True, slots=True)
 class Fixed:
     """Wants the batch that runs."""
+
+    measures: ClassVar[bool] = False
 
     @property
     def name(self) -> RuleName:
