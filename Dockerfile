@@ -12,7 +12,7 @@
 #     --output type=image,name=REGISTRY/concertina-operator:0.1.0,push=true,rewrite-timestamp=true .
 #
 # TORCH_IMAGE is any image whose python3 has the torch that pyproject.toml asks for: it is used as it
-# is, what the trainer needs besides lies in a folder of its own. TRAINER_EXTRAS="trainer huggingface"
+# is, what the trainer needs besides lies in a folder of its own. TRAINER_EXTRAS="trainer nvml huggingface"
 # adds the libraries of manifests/02-llama.yaml. Behind a proxy that ends TLS: --secret id=ca,src=FILE.
 
 ARG BASE_IMAGE=python:3.12-slim
@@ -65,8 +65,11 @@ COPY --chmod=755 <<'END' /finish
 set -eu
 uv pip install --quiet --python /opt/concertina --no-deps --no-index --find-links /wheel \
   "concertina-training==$1"
-/opt/tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
-  --output-file /opt/concertina/sbom.cdx.json /opt/concertina
+# uv notes when the file that it installed was made.
+rm /opt/concertina/lib/python3*/site-packages/concertina_training-*.dist-info/uv_cache.json
+sed -i '/uv_cache.json/d' /opt/concertina/lib/python3*/site-packages/concertina_training-*.dist-info/RECORD
+/opt/tools/bin/cyclonedx-py environment --output-reproducible --no-validate \
+  --pyproject pyproject.toml --output-file /opt/concertina/sbom.cdx.json /opt/concertina
 /recipe/compile /opt/concertina/lib/python3*/site-packages/concertina_*/
 cd /opt/concertina
 rm -f .lock .gitignore CACHEDIR.TAG bin/*.bat
@@ -85,7 +88,7 @@ RUN --mount=type=cache,target=/root/.cache/uv --mount=type=secret,id=ca,target=/
     && /recipe/install /opt/tools --only-group build \
     && uv venv --quiet /opt/concertina \
     && /recipe/install /opt/concertina --extra operator --prune kubernetes \
-    && /recipe/compile /opt/concertina/lib
+    && /recipe/compile /opt/tools/lib /opt/concertina/lib
 
 
 FROM operator-environment AS wheel
@@ -108,7 +111,7 @@ COPY --from=uv /uv /usr/local/bin/uv
 COPY --from=recipe / /recipe/
 WORKDIR /source
 COPY pyproject.toml uv.lock ./
-ARG TRAINER_EXTRAS=trainer
+ARG TRAINER_EXTRAS="trainer nvml"
 # torch, what it is made of, and the numpy that it was built for stay those of the base.
 RUN --mount=type=cache,target=/root/.cache/uv --mount=type=secret,id=ca,target=/run/secrets/ca \
     uv venv --quiet /opt/tools \
@@ -116,7 +119,7 @@ RUN --mount=type=cache,target=/root/.cache/uv --mount=type=secret,id=ca,target=/
     && uv venv --quiet --system-site-packages /opt/concertina \
     && /recipe/install /opt/concertina $(printf -- '--extra %s ' ${TRAINER_EXTRAS}) \
         --prune torch --prune numpy \
-    && /recipe/compile /opt/concertina/lib
+    && /recipe/compile /opt/tools/lib /opt/concertina/lib
 
 
 FROM trainer-environment AS trainer-files

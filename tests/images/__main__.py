@@ -1,6 +1,7 @@
-"""`python -m tests.images sizes|licences`: what the README and the docs say of the images.
+"""`python -m tests.images base|sizes|licences`: what is made once, and what README and docs say.
 
-Both build the images, as the tests do. `sizes` prints a table; `licences` writes a page of the docs.
+`base` makes the base of the tests' images, which else the first test does. The others build the
+images, as the tests do: `sizes` prints a table, `licences` writes a page of the docs.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from tests.cluster.pods import REPOSITORY
 from tests.images.archives import compressed_size, describe
+from tests.images.base import local_base
 from tests.images.images import TARGETS, Images, build_images, images_obstacle
 from tests.images.licences import licences_page
 
@@ -45,11 +47,14 @@ def _row(name: str, archive: Path, layers: list) -> str:
 def main() -> int:
     """1 where there can be no images."""
     parser = argparse.ArgumentParser(prog="python -m tests.images", description=__doc__)
-    parser.add_argument("what", choices=("sizes", "licences"))
+    parser.add_argument("what", choices=("base", "sizes", "licences"))
     chosen = parser.parse_args()
     if reason := images_obstacle():
         print(reason, file=sys.stderr)
         return 1
+    if chosen.what == "base":
+        print(local_base().layout)
+        return 0
     with tempfile.TemporaryDirectory(prefix="concertina-images-") as folder:
         images = build_images(Path(folder))
         if chosen.what == "sizes":
