@@ -231,12 +231,11 @@ class Reconciler:
         for event in self._events.tell(document, events, now=now):
             if event.reason not in _OF_PODS:
                 level = logging.INFO if event.type is EventType.NORMAL else logging.WARNING
-                words = (key, event.reason, event.message)
-                _log.log(level, "%s: %s: %s", *words, extra={"round": newest_round})
+                about = {"round": newest_round}
+                _log.log(level, "%s: %s: %s", key, event.reason, event.message, extra=about)
             if event.reason in _REFUSED:
-                self._metrics.refused(
-                    _REFUSED[event.reason], job=key, job_uid=document["metadata"]["uid"]
-                )
+                uid = document["metadata"]["uid"]
+                self._metrics.refused(_REFUSED[event.reason], job=key, job_uid=uid)
 
     def _forget_others(self, key: Key, document: Mapping[str, Any] | None) -> None:
         """Drops what is remembered of a job that had this name before."""

@@ -160,3 +160,25 @@ def test_words_about_a_refused_binding_are_in_the_condition_of_the_pods_that_nee
         return bench.condition("PodsReady")["message"]
 
     assert served(job, work).startswith("RoleBinding is not created: forbidden for the test; ")
+
+
+def test_gpu_seconds_are_counted_between_writes_and_written_with_the_next_one(job, edit):
+    async def work(bench):
+        await bench.reconcile()  # creates the pod, which has a node
+        await bench.reconcile(later=10)
+        await bench.reconcile(later=10)
+        record = bench.metrics.jobs.of(bench.key, uid=bench.uid)
+        assert record.status.gpus == 1
+        known, writes = record.status.gpu_seconds, bench.api.sent["PATCH adaptivetrainingjobs"]
+        for _ in range(3):
+            await bench.reconcile(later=20)
+        assert bench.api.sent["PATCH adaptivetrainingjobs"] == writes
+        assert record.status.gpu_seconds == known + 60
+        # The pod is gone when the status is written next, and was not before.
+        bench.pod_gone("tiny-lm-0")
+        bench.show(edit(suspend=True))
+        await bench.reconcile()
+        assert record.status.gpus == 0
+        return bench.status()["gpuSeconds"] - known
+
+    assert served(job, work) == 60

@@ -22,7 +22,7 @@ from concertina_operator.cluster.queue import Queue
 from concertina_operator.cluster.rate import Rate
 from concertina_operator.cluster.reconcile import Reconciler
 from concertina_operator.cluster.refusals import Refusals
-from concertina_operator.cluster.store import key_of, version_of
+from concertina_operator.cluster.store import Key, key_of, version_of
 from concertina_operator.cluster.target import Target
 from tests.concertina_operator.factories import START
 
@@ -93,6 +93,17 @@ class Workbench:
             membership=self.watched.memberships.get(key),
             pod_versions=self.watched.pod_versions(key),
         )
+
+    @property
+    def key(self) -> Key:
+        return key_of(self.document)
+
+    def pod_gone(self, name: str) -> None:
+        """What a watch would tell of a pod that is deleted."""
+        key = Key(self.key.namespace, name)
+        pod = self.watched.pods.remove(key)
+        assert pod is not None
+        self.watched.pod_changed(key, pod)
 
     def show(self, document: Mapping[str, Any]) -> None:
         """What a watch would tell of the job."""
