@@ -153,6 +153,14 @@ def test_a_budget_never_stops_every_drain(values, want):
     assert len(of_kind(render(values), "PodDisruptionBudget")) == want
 
 
+def test_operators_of_one_version_are_spread_whatever_the_last_one_has_where():
+    (spread,) = only(render(), "Deployment")["spec"]["template"]["spec"][
+        "topologySpreadConstraints"
+    ]
+
+    assert spread["matchLabelKeys"] == ["pod-template-hash"]
+
+
 @pytest.mark.parametrize(
     ("values", "want"),
     [

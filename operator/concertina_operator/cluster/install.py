@@ -90,6 +90,8 @@ def _deployment(*, image: str, namespace: str, jobs_in: str | None) -> dict[str,
         "maxSkew": 1,
         "topologyKey": "kubernetes.io/hostname",
         "whenUnsatisfiable": "ScheduleAnyway",
+        # Each version is spread by itself: old pods, which go, do not count.
+        "matchLabelKeys": ["pod-template-hash"],
         "labelSelector": {"matchLabels": _labels()},
     }
     pod = {
