@@ -139,7 +139,7 @@ def _element(schema: Schema) -> Schema:
 
 
 def _is_free(schema: Schema) -> bool:
-    return bool(schema.get("x-kubernetes-preserve-unknown-fields"))
+    return "properties" not in schema and "x-kubernetes-preserve-unknown-fields" in schema
 
 
 def _inside(path: str, name: str, schema: Schema) -> str:

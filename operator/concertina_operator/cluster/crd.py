@@ -70,6 +70,7 @@ def _job() -> Schema:
     # A newer operator may know more conditions than the definition that is installed.
     del _place(status, "conditions[].type")["enum"]
     _add(status, "conditions[].type", {"maxLength": 64, "pattern": "^[A-Za-z][A-Za-z0-9]*$"})
+    _keep_unknown_fields(status)
     return _definition(
         "AdaptiveTrainingJob",
         {"spec": spec, "status": status},
@@ -191,6 +192,19 @@ def _column(name: str, kind: str, path: str, *, priority: int = 0) -> Schema:
 def _add(schema: Schema, path: str, addition: Mapping[str, Any]) -> None:
     """Put keywords at a place of the schema."""
     _place(schema, path).update(addition)
+
+
+def _keep_unknown_fields(schema: Schema) -> None:
+    """Keep what a newer operator has written when this definition comes back by a rollback.
+
+    Only operators write a status; the API server would else drop the new fields at the next write.
+    """
+    if "properties" in schema:
+        schema["x-kubernetes-preserve-unknown-fields"] = True
+    for below in schema.get("properties", {}).values():
+        _keep_unknown_fields(below)
+    if "items" in schema:
+        _keep_unknown_fields(schema["items"])
 
 
 def _place(schema: Schema, path: str) -> Schema:
