@@ -63,3 +63,14 @@ annotations:
     name: {{ include "concertina.account" . }}
     namespace: {{ .Release.Namespace }}
 {{- end }}
+
+{{/*
+Whether the release binds the trainers of its namespace, as text: empty where an operator of all
+namespaces has done so, since Helm refuses to change what no release owns.
+*/}}
+{{- define "concertina.bindsTrainers" -}}
+{{- $there := lookup "rbac.authorization.k8s.io/v1" "RoleBinding" .Values.watchNamespace "concertina-trainer" -}}
+{{- if or (not $there) (ne (include "concertina.owner" $there) "/") -}}
+true
+{{- end }}
+{{- end }}
