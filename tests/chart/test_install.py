@@ -106,7 +106,6 @@ def test_a_release_without_what_a_cluster_has_once_lies_in_its_namespaces():
         "watchNamespace": "team",
         "crds": {"create": False},
         "clusterResources": {"create": False},
-        "flowSchemas": {"enabled": False},
     }
 
     assert {namespace for _, namespace, _ in map(key_of, render(values))} == {NAMESPACE, "team"}

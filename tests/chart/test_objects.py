@@ -193,10 +193,26 @@ def test_the_lease_goes_before_the_operator_and_the_operator_before_the_trainers
     assert shares[OPERATOR] > shares["concertina-trainers"]
 
 
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        pytest.param({}, 3, id="all namespaces"),
+        pytest.param({"flowSchemas": {"enabled": False}}, 0, id="switched off"),
+        pytest.param({"watchNamespace": "team"}, 0, id="one namespace"),
+        pytest.param(
+            {"watchNamespace": "team", "flowSchemas": {"enabled": True}}, 3, id="asked for"
+        ),
+    ],
+)
+def test_shares_of_the_cluster_are_for_who_serves_it_or_asks(values, want):
+    assert len(of_kind(render(values), "FlowSchema")) == want
+
+
 def test_releases_for_two_namespaces_have_no_object_in_common():
+    both = {"flowSchemas": {"enabled": True}}
     second = {"crds": {"create": False}, "clusterResources": {"create": False}}
-    of_first = set(map(key_of, render({"watchNamespace": "a"}, namespace="a")))
-    of_second = set(map(key_of, render({"watchNamespace": "b", **second}, namespace="b")))
+    of_first = set(map(key_of, render({"watchNamespace": "a", **both}, namespace="a")))
+    of_second = set(map(key_of, render({"watchNamespace": "b", **both, **second}, namespace="b")))
 
     assert {("FlowSchema", None, f"{OPERATOR}.{name}") for name in "ab"} <= of_first | of_second
     assert not of_first & of_second
@@ -208,7 +224,7 @@ def test_releases_for_two_namespaces_have_no_object_in_common():
         pytest.param(
             {},
             ["serves the jobs of all namespaces", "helm test concertina", "--take-ownership"],
-            ["extraEgress", "crds.create is false"],
+            ["extraEgress", "crds.create is false", "any address", "every pod of the cluster"],
             id="default",
         ),
         pytest.param(
@@ -219,9 +235,20 @@ def test_releases_for_two_namespaces_have_no_object_in_common():
                 "monitoring": {"rules": {"enabled": True}},
                 "test": {"enabled": False},
             },
-            ["serves the jobs of namespace team", "crds.create is false", "extraEgress"],
-            ["helm test", "--take-ownership", "Nothing watches it"],
+            [
+                "serves the jobs of namespace team",
+                "crds.create is false",
+                "any address on ports 443, 6443",
+                "every pod of the cluster reads metrics",
+            ],
+            ["helm test", "--take-ownership", "Nothing watches it", "extraEgress"],
             id="changed",
+        ),
+        pytest.param(
+            yaml.safe_load((VALUES / "hardened.yaml").read_text()),
+            ["extraEgress"],
+            ["any address", "every pod of the cluster"],
+            id="hardened",
         ),
     ],
 )
@@ -251,6 +278,7 @@ def test_a_fence_lets_out_what_is_told_and_prometheus_in():
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
     }
+    dns = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
     api_server = [{"ipBlock": {"cidr": text}} for text in ("10.96.0.1/32", "192.168.0.0/24")]
 
     assert policy["podSelector"] == jobs["podSelector"]
@@ -259,8 +287,27 @@ def test_a_fence_lets_out_what_is_told_and_prometheus_in():
         {"from": [scraper], "ports": [{"protocol": "TCP", "port": METRICS_PORT_NAME}]},
     ]
     assert [rule.get("to") for rule in policy["egress"]] == [
-        [jobs], api_server, None, [{"ipBlock": {"cidr": "10.20.0.0/16"}}],
+        [jobs], api_server, [dns], [{"ipBlock": {"cidr": "10.20.0.0/16"}}],
     ]  # fmt: skip
+
+
+def test_a_fence_without_addresses_is_open_on_the_ports_of_the_api_server():
+    policy = only(render({"networkPolicies": {"operator": {"enabled": True}}}), "NetworkPolicy")
+    api_server, _ = policy["spec"]["egress"]
+
+    assert [port["port"] for port in api_server["ports"]] == [443, 6443]
+    assert "to" not in api_server
+
+
+def test_dns_is_asked_at_the_addresses_and_ports_that_are_named():
+    dns = {"namespace": "openshift-dns", "cidrs": ["169.254.20.10/32"], "ports": [53, 5353]}
+    values = {"networkPolicies": {"operator": {"enabled": True}, "dns": dns}}
+    _, rule = only(render(values), "NetworkPolicy")["spec"]["egress"]
+
+    assert [peer.get("ipBlock", {}).get("cidr") for peer in rule["to"]] == [None, *dns["cidrs"]]
+    assert {(port["protocol"], port["port"]) for port in rule["ports"]} == {
+        (protocol, port) for protocol in ("UDP", "TCP") for port in dns["ports"]
+    }
 
 
 class TestTheTest:

@@ -17,11 +17,23 @@
 {{- end }}
 {{- end }}
 
-{{/* DNS, wherever it is: some clusters have it on each node. */}}
+{{/* DNS: pods of its namespace, and addresses where it is no pod of the network. */}}
 {{- define "concertina.toDNS" -}}
+{{- with .Values.networkPolicies.dns -}}
 - ports:
-    - {protocol: UDP, port: 53}
-    - {protocol: TCP, port: 53}
+    {{- range .ports }}
+    - {protocol: UDP, port: {{ int . }}}
+    - {protocol: TCP, port: {{ int . }}}
+    {{- end }}
+  to:
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: {{ .namespace | quote }}
+    {{- range .cidrs }}
+    - ipBlock:
+        cidr: {{ . | quote }}
+    {{- end }}
+{{- end }}
 {{- end }}
 
 {{/* The API server: it is no pod, and a network sees its address before its Service or behind. */}}
