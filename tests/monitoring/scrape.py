@@ -13,7 +13,13 @@ import yaml
 
 KINDS = {"PodMonitor": "pod", "ServiceMonitor": "service"}
 ENDPOINTS = {"PodMonitor": "podMetricsEndpoints", "ServiceMonitor": "endpoints"}
-SPEC_FIELDS = {"jobLabel", "selector", "namespaceSelector", *ENDPOINTS.values()}
+LIMITS = {
+    "sampleLimit": "sample_limit",
+    "labelLimit": "label_limit",
+    "labelValueLengthLimit": "label_value_length_limit",
+    "bodySizeLimit": "body_size_limit",
+}
+SPEC_FIELDS = {"jobLabel", "selector", "namespaceSelector", *ENDPOINTS.values(), *LIMITS}
 ENDPOINT_FIELDS = {
     "port",
     "path",
@@ -83,6 +89,11 @@ def _scrape_config(
             *_relabelings(endpoint.get("relabelings", ())),
         ],
         "metric_relabel_configs": _relabelings(endpoint.get("metricRelabelings", ())),
+    }
+    made |= {
+        option: monitor["spec"][field]
+        for field, option in LIMITS.items()
+        if field in monitor["spec"]
     }
     if "authorization" in endpoint:
         assert token is not None, f"{name} reads a token from a Secret: {endpoint}"
