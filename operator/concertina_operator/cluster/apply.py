@@ -78,7 +78,7 @@ class Hands:
     async def apply(self, plan: Plan, *, target: Target) -> Deeds:
         """Does what is planned: the membership first, then pods side by side; what became of it.
 
-        RefusedKind pods that the plan neither waits for nor gives back are wanted no more.
+        Refused pods that the plan neither waits for nor gives back are wanted no more.
         """
         deeds, pods = Deeds(), (CreatePod, DeletePod)
         named = [action.name for action in plan.actions if isinstance(action, pods)]
