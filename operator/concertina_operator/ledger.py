@@ -139,15 +139,29 @@ def gpu_seconds(before: JobStatus, *, now: datetime) -> float:
 
 def training_gpu_seconds(before: JobStatus, *, now: datetime) -> float:
     """The part of them held by members of a round that trained."""
-    trains = holds(before, ConditionType.READY)
-    num_gpus = min(before.world_size, before.gpus) if trains else 0
+    num_gpus = _training_gpus(before)
     return _counted_on(before.training_gpu_seconds, before, num_gpus=num_gpus, now=now)
+
+
+def idle_gpu_seconds(before: JobStatus, *, now: datetime) -> float:
+    """The part of them held by other pods, or while no round trained.
+
+    Not what training leaves of them: a status may have counted before it told the two apart.
+    """
+    num_gpus = before.gpus - _training_gpus(before)
+    return _counted_on(before.idle_gpu_seconds, before, num_gpus=num_gpus, now=now)
 
 
 def active_time(before: JobStatus, *, now: datetime) -> timedelta:
     """How long the job was active: the time while it was suspended does not count."""
     running = now - before.active_since if before.active_since is not None else timedelta(0)
     return timedelta(seconds=before.active_seconds) + running
+
+
+def _training_gpus(status: JobStatus) -> int:
+    """GPUs held by members of a round that trains."""
+    trains = holds(status, ConditionType.READY)
+    return min(status.world_size, status.gpus) if trains else 0
 
 
 def _new_resize(before: JobStatus, reports: Iterable[Report]) -> Resize | None:

@@ -138,6 +138,7 @@ def _books(observed: Observed, *, standings: tuple[Standing, ...], now: datetime
             "gpus": ledger.gpus_held(standings, workers_per_pod=job.spec.pods.workers_per_pod),
             "gpu_seconds": ledger.gpu_seconds(before, now=now),
             "training_gpu_seconds": ledger.training_gpu_seconds(before, now=now),
+            "idle_gpu_seconds": ledger.idle_gpu_seconds(before, now=now),
             "gpu_counted_at": now,
             "start_time": before.start_time or now,
         }

@@ -149,27 +149,40 @@ def a_status(*, is_ready=True, **fields):
     ready = Condition(
         type=ConditionType.READY, status="True" if is_ready else "False", reason="Training"
     )
-    defaults = {"gpus": 8, "gpu_seconds": 100.0, "training_gpu_seconds": 60.0}
+    defaults = {
+        "gpus": 8,
+        "gpu_seconds": 100.0,
+        "training_gpu_seconds": 60.0,
+        "idle_gpu_seconds": 30.0,
+    }
     return JobStatus(conditions=(ready,), **defaults | {"gpu_counted_at": at(0)} | fields)
 
 
 @pytest.mark.parametrize(
-    ("before", "want", "want_training"),
+    ("before", "want", "want_training", "want_idle"),
     [
-        pytest.param(a_status(world_size=8), 140, 100, id="all train"),
-        pytest.param(a_status(world_size=4), 140, 80, id="one pod is only being started"),
-        pytest.param(a_status(world_size=16), 140, 100, id="a member is gone"),
-        pytest.param(a_status(world_size=8, is_ready=False), 140, 60, id="no round trains"),
-        pytest.param(a_status(world_size=8, gpus=0), 100, 60, id="none is held"),
-        pytest.param(a_status(gpu_counted_at=None), 100, 60, id="nothing was counted before"),
-        pytest.param(a_status(gpu_counted_at=at(9)), 100, 60, id="a clock went back"),
+        pytest.param(a_status(world_size=8), 140, 100, 30, id="all train"),
+        pytest.param(a_status(world_size=4), 140, 80, 50, id="one pod is only being started"),
+        pytest.param(a_status(world_size=16), 140, 100, 30, id="a member is gone"),
+        pytest.param(a_status(world_size=8, is_ready=False), 140, 60, 70, id="no round trains"),
+        pytest.param(a_status(world_size=8, gpus=0), 100, 60, 30, id="none is held"),
+        pytest.param(a_status(gpu_counted_at=None), 100, 60, 30, id="nothing was counted before"),
+        pytest.param(a_status(gpu_counted_at=at(9)), 100, 60, 30, id="a clock went back"),
+        pytest.param(
+            JobStatus.model_validate({"gpuSeconds": 100.0, "gpuCountedAt": at(0)}),
+            100,
+            0,
+            0,
+            id="counted by an operator that did not tell them apart",
+        ),
     ],
 )
 def test_gpu_seconds_are_used_by_members_of_a_round_that_trains_and_else_held_idle(
-    before, want, want_training
+    before, want, want_training, want_idle
 ):
     assert ledger.gpu_seconds(before, now=at(5)) == want
     assert ledger.training_gpu_seconds(before, now=at(5)) == want_training
+    assert ledger.idle_gpu_seconds(before, now=at(5)) == want_idle
 
 
 def test_active_time_is_what_was_before_plus_the_present_stretch():

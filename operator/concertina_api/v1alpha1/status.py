@@ -169,6 +169,8 @@ class JobStatus(Model):
     """Seconds that pods held GPUs: from their placing on a node to their trainer's end."""
     training_gpu_seconds: Duration = 0.0
     """The part of gpuSeconds held by members of a round that trained."""
+    idle_gpu_seconds: Duration = 0.0
+    """The part held by other pods, or while no round trained; what is in neither was not told apart."""
     start_time: AwareDatetime | None = None
     """When an operator first planned the job."""
     completion_time: AwareDatetime | None = None

@@ -11,7 +11,7 @@ from concertina_operator.cluster.job_samples import JobView
 from concertina_operator.cluster.observe import Watched
 from concertina_operator.cluster.records import Record, Records, Use
 from concertina_operator.cluster.store import Key
-from concertina_operator.ledger import gpu_seconds, training_gpu_seconds
+from concertina_operator.ledger import idle_gpu_seconds, training_gpu_seconds
 
 
 def job_views(
@@ -44,9 +44,8 @@ def _view(
 
 def _gpu_seconds(record: Record, *, now: datetime) -> dict[Use, float]:
     """GPU seconds of the newest plan, and those since then: no plan is made for them."""
-    used = training_gpu_seconds(record.status, now=now)
-    idle = max(gpu_seconds(record.status, now=now) - used, 0.0)
-    return {
-        Use.TRAINING: record.told(Use.TRAINING, used),
-        Use.IDLE: record.told(Use.IDLE, idle),
+    seconds = {
+        Use.TRAINING: training_gpu_seconds(record.status, now=now),
+        Use.IDLE: idle_gpu_seconds(record.status, now=now),
     }
+    return {use: record.told(use, counted) for use, counted in seconds.items()}

@@ -125,8 +125,8 @@ JOB_METRICS: Final = (
         "concertina_job_gpu_seconds_total",
         "counter",
         "GPU s",
-        "GPU seconds held since the job was created; training: by members of a round that trains,"
-        " idle: by any other pod, and by all while no round trains.",
+        "GPU seconds held, as far as they were told apart; training: by members of a round that"
+        " trains, idle: by any other pod, and by all while no round trains.",
         (*_JOB, "use"),
     ),
     Metric("concertina_job_samples", "gauge", "samples", "Samples that are trained.", _JOB),

@@ -14,7 +14,13 @@ from typing import Final
 from concertina_api.v1alpha1 import JobSpec, JobStatus
 from concertina_operator.cluster.store import Key
 
-_CLOCK: Final = ("gpus", "gpu_seconds", "training_gpu_seconds", "gpu_counted_at")
+_CLOCK: Final = (
+    "gpus",
+    "gpu_seconds",
+    "training_gpu_seconds",
+    "idle_gpu_seconds",
+    "gpu_counted_at",
+)
 """Fields of the status that count GPU seconds."""
 
 

@@ -16,7 +16,9 @@ from concertina_api.v1alpha1 import JobStatus
 PROGRESS_INTERVAL: Final = timedelta(seconds=60)
 COUNTS_INTERVAL: Final = timedelta(seconds=2)
 
-_CLOCKS: Final = frozenset({"gpus", "gpuSeconds", "trainingGpuSeconds", "gpuCountedAt"})
+_CLOCKS: Final = frozenset(
+    {"gpus", "gpuSeconds", "trainingGpuSeconds", "idleGpuSeconds", "gpuCountedAt"}
+)
 _PROGRESS: Final = frozenset({"progress"})
 _COUNTED_PODS: Final = frozenset({"ready", "running", "outdated"})
 

@@ -5,11 +5,19 @@ nothing but a newer file.
 """
 
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
 from concertina_api.v1alpha1 import JobStatus
 from concertina_operator.local.files import replace_text
+
+_NO_CLOCK: Final = {
+    "gpu_counted_at": None,
+    "gpu_seconds": 0.0,
+    "training_gpu_seconds": 0.0,
+    "idle_gpu_seconds": 0.0,
+}
 
 
 class StatusFile:
@@ -28,8 +36,7 @@ class StatusFile:
 
     def keep(self, status: JobStatus) -> None:
         """Replaces the file, unless nothing changed but the clock of the GPUs. Raises OSError."""
-        clock = {"gpu_counted_at": None, "gpu_seconds": 0.0, "training_gpu_seconds": 0.0}
-        news = status.model_copy(update=clock)
+        news = status.model_copy(update=_NO_CLOCK)
         if news == self._kept:
             return
         replace_text(self._path, status.model_dump_json(by_alias=True, indent=1))

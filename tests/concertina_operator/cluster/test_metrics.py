@@ -12,7 +12,7 @@ from concertina_api.v1alpha1 import (
     LastResize,
     ResizeCount,
 )
-from concertina_operator.cluster.facts import HeardReport
+from concertina_operator.cluster.facts import HeardReport, read_status
 from concertina_operator.cluster.job_views import job_views
 from concertina_operator.cluster.metrics import METRICS, Metrics
 from concertina_operator.cluster.metrics_table import FLEET_METRICS, JOB_METRICS, PROCESS_METRICS
@@ -216,7 +216,7 @@ def test_another_job_of_the_same_name_has_series_of_its_own(fleet):
 
 @in_a_loop
 def test_gpu_seconds_go_on_while_nothing_is_planned(fleet):
-    clock = {"gpu_seconds": 100.0, "training_gpu_seconds": 60.0, "gpu_counted_at": START}
+    clock = {"training_gpu_seconds": 60.0, "idle_gpu_seconds": 40.0, "gpu_counted_at": START}
     fleet.add("tiny-lm", conditions=(READY,), gpus=4, world_size=2, **clock)
     fleet.now = at(10)
     assert fleet.value("gpus_held") == 4
@@ -225,11 +225,22 @@ def test_gpu_seconds_go_on_while_nothing_is_planned(fleet):
 
 
 @in_a_loop
+def test_gpu_seconds_that_the_previous_release_counted_are_neither_training_nor_idle(fleet):
+    stored = {"state": "Training", "gpuSeconds": 500.0, "gpuCountedAt": START.isoformat()}
+    job = fleet.add("tiny-lm")
+    status = read_status({"status": stored})
+    fleet.metrics.jobs.planned(job, uid="job-uid", spec=a_spec(), status=status)
+    fleet.now = at(60)
+    assert fleet.value("gpu_seconds_total", use="training") == 0
+    assert fleet.value("gpu_seconds_total", use="idle") == 0
+
+
+@in_a_loop
 def test_gpu_seconds_never_fall_when_the_books_say_less_than_was_told(fleet):
-    fleet.add("tiny-lm", gpus=1, gpu_seconds=100.0, gpu_counted_at=START)
+    fleet.add("tiny-lm", gpus=1, idle_gpu_seconds=100.0, gpu_counted_at=START)
     fleet.now = at(60)
     assert fleet.value("gpu_seconds_total", use="idle") == 160
-    fleet.add("tiny-lm", gpus=1, gpu_seconds=110.0, gpu_counted_at=at(60))
+    fleet.add("tiny-lm", gpus=1, idle_gpu_seconds=110.0, gpu_counted_at=at(60))
     assert fleet.value("gpu_seconds_total", use="idle") == 160
     fleet.now = at(120)
     assert fleet.value("gpu_seconds_total", use="idle") == 170

@@ -15,7 +15,13 @@ def records(**clock):
     return made
 
 
-LATER = {"gpus": 2, "gpu_seconds": 40.0, "training_gpu_seconds": 5.0, "gpu_counted_at": at(30)}
+LATER = {
+    "gpus": 2,
+    "gpu_seconds": 40.0,
+    "training_gpu_seconds": 5.0,
+    "idle_gpu_seconds": 25.0,
+    "gpu_counted_at": at(30),
+}
 
 
 @pytest.mark.parametrize(

@@ -99,10 +99,11 @@ def test_a_patch_waits_as_long_as_nobody_acts_on_it(after, want_least, want_most
 
 
 def test_the_clock_of_the_gpus_is_never_written_for_itself():
-    clock = {"gpus": 2, "gpu_seconds": 500.0, "training_gpu_seconds": 90.0}
-    status = changed(**clock, gpu_counted_at=at(600))
+    seconds = {"gpu_seconds": 500.0, "training_gpu_seconds": 90.0, "idle_gpu_seconds": 406.0}
+    status = changed(gpus=2, **seconds, gpu_counted_at=at(600))
     patch = status_patch(WRITTEN, status)
-    assert patch.keys() == {"gpus", "gpuSeconds", "trainingGpuSeconds", "gpuCountedAt"}
+    told = {"gpuSeconds", "trainingGpuSeconds", "idleGpuSeconds"}
+    assert patch.keys() == {"gpus", *told, "gpuCountedAt"}
     wait = time_until_worth_it(patch, before=WRITTEN, after=status, job_uid="u", now=at(600))
     assert wait is None
 

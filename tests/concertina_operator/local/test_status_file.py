@@ -20,8 +20,8 @@ def test_the_passing_of_time_alone_writes_nothing(tmp_path: Path) -> None:
     file = StatusFile(path)
     file.keep(JobStatus(round=3, gpu_seconds=1, gpu_counted_at=at(1)))
     path.unlink()
-    later = {"gpu_seconds": 2, "training_gpu_seconds": 1, "gpu_counted_at": at(2)}
-    file.keep(JobStatus(round=3, **later))
+    later = {"gpu_seconds": 3, "training_gpu_seconds": 1, "idle_gpu_seconds": 1}
+    file.keep(JobStatus(round=3, gpu_counted_at=at(2), **later))
     assert not path.exists()
     file.keep(JobStatus(round=4, gpu_seconds=2, gpu_counted_at=at(2)))
     assert file.read().round == 4
