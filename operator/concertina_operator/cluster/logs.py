@@ -33,6 +33,21 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class TextFormatter(logging.Formatter):
+    """Formats a record as a line of text, with a traceback's lines below.
+
+    Messages have words of pods' reports: what is in one neither begins a line nor moves a cursor.
+    """
+
+    def __init__(self) -> None:
+        """Time, level and logger come first."""
+        super().__init__(_TEXT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as logging has it
+        """The line without the traceback."""
+        return _escaped(super().formatMessage(record))
+
+
 class JsonFormatter(logging.Formatter):
     """Formats a record as one line of JSON."""
 
@@ -56,7 +71,7 @@ def set_up_logs(log_format: LogFormat, *, level: str) -> None:
     """Logs to standard error from now on, what ends the process included."""
     handler = logging.StreamHandler(sys.stderr)
     is_json = log_format is LogFormat.JSON
-    handler.setFormatter(JsonFormatter() if is_json else logging.Formatter(_TEXT))
+    handler.setFormatter(JsonFormatter() if is_json else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler])
     logging.captureWarnings(capture=True)
     if level != "DEBUG":  # kopf tells of each step that it takes
@@ -72,6 +87,15 @@ def of_job(key: Key) -> Iterator[None]:
         yield
     finally:
         _job.reset(token)
+
+
+def _escaped(text: str) -> str:
+    """The text with all that does not print, but spaces, as Python writes it in quotes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def _about(record: logging.LogRecord) -> dict[str, object]:

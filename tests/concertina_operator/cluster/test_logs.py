@@ -8,7 +8,7 @@ import kopf
 import pytest
 from kopf._core.actions.loggers import ObjectLogger
 
-from concertina_operator.cluster.logs import JsonFormatter, of_job
+from concertina_operator.cluster.logs import JsonFormatter, TextFormatter, of_job
 from concertina_operator.cluster.store import Key
 from tests.cluster.api import wait_for
 from tests.cluster.certificates import write_kubeconfig
@@ -91,6 +91,35 @@ def test_an_error_of_many_lines_is_one_object(told):
     (line,) = told(fail)
     assert line["message"] == "it\nfailed"
     assert line["exception"].endswith("ValueError: two\nlines")
+
+
+def text_of(message, **of_record):
+    record = logging.makeLogRecord({"msg": message, "levelname": "INFO", "name": "x"} | of_record)
+    return TextFormatter().format(record)
+
+
+@pytest.mark.parametrize(
+    ("message", "want"),
+    [
+        pytest.param("a b: \u00fc 'c' \\n", "a b: \u00fc 'c' \\n", id="what prints stays"),
+        pytest.param("lost\n2026 CRITICAL it ends", r"lost\n2026 CRITICAL it ends", id="a line"),
+        pytest.param("a\r\tb", r"a\r\tb", id="a cursor that goes back"),
+        pytest.param("\x1b[2Ja\x7f", r"\x1b[2Ja\x7f", id="codes of a terminal"),
+        pytest.param("a\u2028b\x85c\u202ed", r"a\u2028b\x85c\u202ed", id="Unicode's own"),
+    ],
+)
+def test_words_of_others_make_no_line_of_text_of_their_own(message, want):
+    assert text_of(message).endswith(f" INFO x {want}")
+
+
+def test_a_traceback_in_text_keeps_its_lines():
+    try:
+        raise ValueError("wrong")
+    except ValueError as error:
+        text = text_of("a\nb", exc_info=(ValueError, error, error.__traceback__))
+    first, second, *_, last = text.splitlines()
+    assert first.endswith(r" INFO x a\nb")
+    assert (second, last) == ("Traceback (most recent call last):", "ValueError: wrong")
 
 
 def parsed(replica):
