@@ -14,8 +14,8 @@ from tests.cluster.cluster import Cluster, wait_for_namespace
 from tests.concertina_operator.cluster.installed import apply_all, path_of
 
 NAMESPACE = "chart-system"
-TEAMS = ("team-a", "team-b")
-ACCOUNTS = ("concertina", "concertina-operator", "concertina-operator-test")
+TEAMS = ("team-a", "team-b", "2024")
+ACCOUNTS = ("concertina", "1000", "concertina-operator", "concertina-operator-test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

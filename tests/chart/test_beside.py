@@ -1,9 +1,23 @@
 """A release for jobs that somebody serves already is refused before anything is made."""
 
 import pytest
+import yaml
 
-from tests.chart.helm import CHART, HelmFailure, run_helm
+from concertina_operator.cluster.rights import TRAINER, trainer_binding
+from tests.chart.helm import CHART, HelmFailure, of_kind, run_helm
 from tests.concertina_operator.cluster.installed import apply_all, path_of
+
+
+def bindings(made, namespace):
+    """Names of the RoleBindings of a namespace that Helm would make, but those of the test."""
+    _, _, text = made.partition("MANIFEST:\n")
+    manifest, _, _ = text.partition("NOTES:")
+    objects = [entry for entry in yaml.safe_load_all(manifest) if entry]
+    return {
+        entry["metadata"]["name"]
+        for entry in of_kind(objects, "RoleBinding")
+        if entry["metadata"]["namespace"] == namespace
+    }
 
 
 class TestBesideAnotherOperator:
@@ -11,7 +25,7 @@ class TestBesideAnotherOperator:
 
     NAMESPACED = (
         *("--set", "crds.create=false", "--set", "clusterResources.create=false"),
-        *("--set", "flowSchemas.enabled=false", "--set", "serviceAccount.create=false"),
+        *("--set", "serviceAccount.create=false"),
         *("--set", "serviceAccount.name=concertina-operator"),
     )
 
@@ -36,9 +50,21 @@ class TestBesideAnotherOperator:
         return run
 
     @pytest.fixture
-    def role(self, server):
-        """Makes a role like that of an operator; it goes in the end."""
+    def put(self, server):
+        """Makes an object; it goes in the end."""
         made = []
+
+        def make(entry):
+            apply_all(server.api, [entry])
+            made.append(path_of(entry))
+
+        yield make
+        for path in made:
+            server.api.delete(path)
+
+    @pytest.fixture
+    def role(self, put):
+        """Makes a role like that of an operator."""
 
         def make(kind, *, release=None, **metadata):
             annotations = {}
@@ -46,22 +72,20 @@ class TestBesideAnotherOperator:
                 namespace, _, name = release.partition("/")
                 annotations["meta.helm.sh/release-namespace"] = namespace
                 annotations["meta.helm.sh/release-name"] = name
-            entry = {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": kind,
-                "metadata": {
-                    "name": "concertina-operator",
-                    "annotations": annotations,
-                    "labels": {"app.kubernetes.io/managed-by": "Helm"},
-                    **metadata,
-                },
-            }
-            apply_all(server.api, [entry])
-            made.append(path_of(entry))
+            put(
+                {
+                    "apiVersion": "rbac.authorization.k8s.io/v1",
+                    "kind": kind,
+                    "metadata": {
+                        "name": "concertina-operator",
+                        "annotations": annotations,
+                        "labels": {"app.kubernetes.io/managed-by": "Helm"},
+                        **metadata,
+                    },
+                }
+            )
 
-        yield make
-        for path in made:
-            server.api.delete(path)
+        return make
 
     def test_of_all_namespaces_is_none_for_one_of_them(self, install, role):
         role("ClusterRole", release="elsewhere/first")
@@ -94,10 +118,18 @@ class TestBesideAnotherOperator:
 
         assert "Deployment" in install("--set", "watchNamespace=team-a", *self.NAMESPACED)
 
-    def test_of_the_same_release_may_change_whom_it_serves(self, server, install, role):
+    def test_of_the_same_release_may_change_whom_it_serves(self, server, install, role, put):
+        """Its operator has bound the trainers of each namespace that it served: that stays."""
         role("ClusterRole", release=f"{server.namespace}/mine")
+        put(trainer_binding("team-a"))
+        made = install("--set", "watchNamespace=team-a", *self.NAMESPACED)
 
-        assert "Deployment" in install("--set", "watchNamespace=team-a", *self.NAMESPACED)
+        assert bindings(made, "team-a") == {"concertina-operator"}
+
+    def test_that_never_was_has_bound_no_trainers(self, install):
+        made = install("--set", "watchNamespace=team-a", *self.NAMESPACED)
+
+        assert bindings(made, "team-a") == {"concertina-operator", TRAINER}
 
     def test_of_the_same_namespace_is_refused_by_helm(self, install, role):
         role("Role", namespace="team-a", release="team-a/first")
@@ -112,3 +144,13 @@ class TestBesideAnotherOperator:
         assert 'CustomResourceDefinition "adaptivetrainingjobs.concertina.dev"' in str(caught.value)
         taken = install(*arguments, "--set", "serviceAccount.name=new", "--take-ownership")
         assert "CustomResourceDefinition" in taken
+
+    def test_with_another_priority_is_refused_since_none_can_be_changed(self, server, install):
+        path = "/apis/scheduling.k8s.io/v1/priorityclasses"
+        server.api.create(path, {"metadata": {"name": "mine"}, "value": 7})
+        created = ("--set", "priorityClass.create=true,priorityClass.name=mine")
+        with pytest.raises(HelmFailure, match="PriorityClass mine has 7") as caught:
+            install("--set", "watchNamespace=team-a", *created, *self.NAMESPACED)
+        server.api.delete(f"{path}/mine")
+
+        assert "priorityClass.value is 1000000" in str(caught.value)

@@ -15,6 +15,7 @@ from tests.chart.helm import (
     RELEASE,
     VALUES,
     key_of,
+    manifest,
     of_kind,
     only,
     render,
@@ -166,6 +167,11 @@ def test_operators_of_one_version_are_spread_whatever_the_last_one_has_where():
     [
         pytest.param({}, None, id="none"),
         pytest.param({"priorityClass": {"create": True}}, OPERATOR, id="made"),
+        pytest.param(
+            {"priorityClass": {"create": True}, "watchNamespace": "team"},
+            f"{OPERATOR}.{NAMESPACE}",
+            id="made for one namespace",
+        ),
         pytest.param({"priorityClass": {"create": True, "name": "p"}}, "p", id="made by name"),
         pytest.param({"priorityClass": {"name": "p"}}, "p", id="there already"),
     ],
@@ -209,7 +215,7 @@ def test_shares_of_the_cluster_are_for_who_serves_it_or_asks(values, want):
 
 
 def test_releases_for_two_namespaces_have_no_object_in_common():
-    both = {"flowSchemas": {"enabled": True}}
+    both = {"flowSchemas": {"enabled": True}, "priorityClass": {"create": True}}
     second = {"crds": {"create": False}, "clusterResources": {"create": False}}
     of_first = set(map(key_of, render({"watchNamespace": "a", **both}, namespace="a")))
     of_second = set(map(key_of, render({"watchNamespace": "b", **both, **second}, namespace="b")))
@@ -310,6 +316,39 @@ def test_dns_is_asked_at_the_addresses_and_ports_that_are_named():
     assert {(port["protocol"], port["port"]) for port in rule["ports"]} == {
         (protocol, port) for protocol in ("UDP", "TCP") for port in dns["ports"]
     }
+
+
+def test_names_are_texts_also_where_they_look_like_numbers():
+    objects = render_file(VALUES / "numbers.yaml", namespace="2025", release="10")
+    pod = only(objects, "Deployment")["spec"]["template"]["spec"]
+    names = [value for entry in objects for value in values_of(entry, {"name", "namespace"})]
+    labels = [value for entry in objects for value in entry["metadata"]["labels"].values()]
+    arguments = pod["containers"][0]["args"]
+    every = [*names, *labels, *arguments, pod["serviceAccountName"], pod["priorityClassName"]]
+
+    assert [value for value in every if not isinstance(value, str)] == []
+    assert {"2024", "2025", "1000"} <= set(names)
+
+
+def values_of(document, fields):
+    """The values of the fields with these names, wherever they are."""
+    if isinstance(document, dict):
+        for name, inner in document.items():
+            if name in fields and not isinstance(inner, dict | list):
+                yield inner
+            yield from values_of(inner, fields)
+    elif isinstance(document, list):
+        for inner in document:
+            yield from values_of(inner, fields)
+
+
+@pytest.mark.parametrize("kind", ["ServiceMonitor", "PodMonitor", "PrometheusRule"])
+def test_a_label_of_one_object_goes_before_that_of_all(kind):
+    text = manifest((VALUES / "numbers.yaml").read_text())
+    (document,) = (part for part in text.split("---\n") if f"\nkind: {kind}\n" in part)
+
+    assert document.count("    team: ") == 1
+    assert yaml.safe_load(document)["metadata"]["labels"]["team"] == "monitoring"
 
 
 class TestTheTest:

@@ -22,13 +22,13 @@ volumes:
   {{- if .Values.metrics.authentication.enabled }}
   - name: metrics-token
     secret:
-      secretName: {{ .Values.metrics.authentication.secretName }}
+      secretName: {{ .Values.metrics.authentication.secretName | quote }}
       items: [{key: token, path: token}]
   {{- end }}
   {{- with .Values.metrics.tls.secretName }}
   - name: metrics-tls
     secret:
-      secretName: {{ . }}
+      secretName: {{ . | quote }}
       items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]
   {{- end }}
 {{- end }}

@@ -12,13 +12,18 @@ app.kubernetes.io/name: {{ include "concertina.name" . }}
 {{- define "concertina.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{ include "concertina.selector" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: concertina
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.extraLabels }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{/* The labels of everything and those of one object, which go before: a list of the root and these. */}}
+{{- define "concertina.labelsAnd" -}}
+{{- merge (deepCopy (last .)) (first . | include "concertina.labels" | fromYaml) | toYaml }}
 {{- end }}
 
 {{/* Annotations of what jobs need to train on: it outlasts the release. */}}
@@ -33,8 +38,14 @@ annotations:
 {{- .Values.serviceAccount.name | default (include "concertina.name" .) }}
 {{- end }}
 
+{{/* Name of a release's own object of the cluster, beside those of releases for other namespaces. */}}
+{{- define "concertina.clusterName" -}}
+{{- $name := include "concertina.name" . -}}
+{{- ternary (printf "%s.%s" $name .Release.Namespace) $name (ne .Values.watchNamespace "") }}
+{{- end }}
+
 {{- define "concertina.priorityClass" -}}
-{{- .Values.priorityClass.name | default (ternary (include "concertina.name" .) "" .Values.priorityClass.create) }}
+{{- .Values.priorityClass.name | default (ternary (include "concertina.clusterName" .) "" .Values.priorityClass.create) }}
 {{- end }}
 
 {{/* Reference of an image: a dictionary with `image`, one of the values, and `root`. */}}
@@ -60,8 +71,8 @@ annotations:
 {{- define "concertina.flowSubject" -}}
 - kind: ServiceAccount
   serviceAccount:
-    name: {{ include "concertina.account" . }}
-    namespace: {{ .Release.Namespace }}
+    name: {{ include "concertina.account" . | quote }}
+    namespace: {{ .Release.Namespace | quote }}
 {{- end }}
 
 {{/*

@@ -15,6 +15,13 @@
     {{- fail (printf "label %s is the chart's own: extraLabels and podLabels must not have it" $name) }}
   {{- end }}
 {{- end }}
+{{- if .Values.priorityClass.create }}
+  {{- with lookup "scheduling.k8s.io/v1" "PriorityClass" "" (include "concertina.priorityClass" .) }}
+    {{- if ne (int64 .value) (int64 $.Values.priorityClass.value) }}
+      {{- fail (printf "priorityClass.value is %d and PriorityClass %s has %d, which Kubernetes lets nobody change: set priorityClass.name to a new name, or delete that one first" (int64 $.Values.priorityClass.value) .metadata.name (int64 .value)) }}
+    {{- end }}
+  {{- end }}
+{{- end }}
 {{- if .Values.checkOtherOperators }}
   {{- include "concertina.otherOperators" . }}
 {{- end }}
