@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -29,7 +28,8 @@ from concertina_operator.cluster.lease import Lease
 from concertina_operator.cluster.logs import LogFormat, set_up_logs
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.rights import OPERATOR
-from concertina_operator.cluster.secret_files import Certificate, TokenFile, UnusableFile
+from concertina_operator.cluster.secret_files import TokenFile, UnusableFile
+from concertina_operator.cluster.settings import Settings, read_certificate
 from concertina_operator.cluster.shell import NUM_WORKERS, PODS_PER_SECOND, Shell
 
 _PATIENCE_SECONDS: Final = 15.0
@@ -44,25 +44,6 @@ _COLLECT_AFTER: Final = (20_000, 20, 50)
 """Python's own thresholds look for garbage with every third pod that a watch tells of."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a process is told."""
-
-    namespace: str | None
-    """Whose jobs to serve; None serves all."""
-    lease_namespace: str
-    port: int
-    metrics_port: int
-    token: TokenFile | None = None
-    """What to ask of who reads the metrics; None lets anybody."""
-    certificate: Certificate | None = None
-    """None serves metrics beside health."""
-    num_workers: int = NUM_WORKERS
-    pods_per_second: float = PODS_PER_SECOND
-    log_format: str | None = None
-    """What pods are told to log in; None tells them nothing."""
 
 
 @click.command()
@@ -142,23 +123,15 @@ def main(
             port=port,
             metrics_port=metrics_port,
             token=TokenFile(metrics_token_file) if metrics_token_file else None,
-            certificate=_certificate(metrics_tls_cert_file, metrics_tls_key_file),
+            certificate=read_certificate(metrics_tls_cert_file, metrics_tls_key_file),
             num_workers=workers,
             pods_per_second=pods_per_second,
             log_format=log_format,
         )
-    except (NoCluster, UnusableFile) as error:
-        raise click.ClickException(str(error)) from error
+    except (NoCluster, UnusableFile, click.UsageError) as error:
+        _log.critical("cannot start: %s", error)
+        sys.exit(error.exit_code if isinstance(error, click.UsageError) else 1)
     asyncio.run(serve(settings))
-
-
-def _certificate(cert_file: Path | None, key_file: Path | None) -> Certificate | None:
-    """Raises UnusableFile, and click.UsageError when one of two is named."""
-    if cert_file is None and key_file is None:
-        return None
-    if cert_file is None or key_file is None:
-        raise click.UsageError("a certificate needs its key: name both TLS files, or neither")
-    return Certificate(cert_file=cert_file, key_file=key_file)
 
 
 async def serve(settings: Settings) -> None:

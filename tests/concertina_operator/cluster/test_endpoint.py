@@ -117,17 +117,17 @@ def test_metrics_with_a_certificate_have_a_port_of_their_own_and_the_certificate
     [
         pytest.param(
             {"CONCERTINA_METRICS_TOKEN_FILE": "/nowhere"},
-            "Error: token file /nowhere: No such file or directory",
+            "cannot start: token file /nowhere: No such file or directory",
             id="no token",
         ),
         pytest.param(
             {"CONCERTINA_METRICS_TOKEN_FILE": "/dev/null"},
-            "Error: token file /dev/null: it is empty",
+            "cannot start: token file /dev/null: it is empty",
             id="an empty token",
         ),
         pytest.param(
             {"CONCERTINA_METRICS_TLS_CERT_FILE": "/nowhere"},
-            "Error: a certificate needs its key: name both TLS files, or neither",
+            "cannot start: a certificate needs its key: name both TLS files, or neither",
             id="a certificate without its key",
         ),
         pytest.param(
@@ -135,7 +135,7 @@ def test_metrics_with_a_certificate_have_a_port_of_their_own_and_the_certificate
                 "CONCERTINA_METRICS_TLS_CERT_FILE": "/nowhere.crt",
                 "CONCERTINA_METRICS_TLS_KEY_FILE": "/nowhere.key",
             },
-            "Error: TLS file /nowhere.crt: No such file or directory",
+            "cannot start: TLS file /nowhere.crt: No such file or directory",
             id="no certificate",
         ),
         pytest.param(

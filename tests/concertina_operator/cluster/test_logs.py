@@ -170,6 +170,36 @@ def test_what_ends_a_process_is_an_object_too(tmp_path):
     assert "OSError" in last["exception"]
 
 
+@pytest.mark.parametrize(
+    ("name", "want", "want_code"),
+    [
+        pytest.param(
+            "CONCERTINA_METRICS_TOKEN_FILE",
+            "token file /nowhere: No such file or directory",
+            1,
+            id="a file that is not there",
+        ),
+        pytest.param(
+            "CONCERTINA_METRICS_TLS_KEY_FILE",
+            "a certificate needs its key: name both TLS files, or neither",
+            2,
+            id="half of a certificate",
+        ),
+        pytest.param("CONCERTINA_KUBECONFIG", "no cluster: ", 1, id="no cluster"),
+    ],
+)
+def test_what_hinders_a_start_is_one_object_too(tmp_path, name, want, want_code):
+    kubeconfig = write_kubeconfig(
+        tmp_path / "kubeconfig", cluster={"server": "http://127.0.0.1:1"}, user={"token": "x"}
+    )
+    variables = {"CONCERTINA_LOG_FORMAT": "json", name: "/nowhere"}
+    with operator_process(kubeconfig, "ml", tmp_path / "log", variables=variables) as replica:
+        assert replica.process.wait(60) == want_code
+    (line,) = parsed(replica)
+    assert (line["level"], line["logger"]) == ("CRITICAL", "concertina_operator.cluster.serve")
+    assert line["message"].startswith(f"cannot start: {want}")
+
+
 def test_without_a_word_of_it_lines_are_text(tmp_path):
     kubeconfig = write_kubeconfig(
         tmp_path / "kubeconfig", cluster={"server": "http://127.0.0.1:1"}, user={"token": "x"}
