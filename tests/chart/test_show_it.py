@@ -172,11 +172,6 @@ def test_the_commands_are_there_and_are_a_script():
 
 @pytest.mark.matrix
 @pytest.mark.timeout(1200)
-@pytest.mark.xfail(
-    run=False,
-    reason="the leader of several pods without a shared volume waits for parts of its last"
-    " checkpoint that cannot come",
-)
 def test_the_commands_of_the_readme_lead_to_the_pictures(environment, checkout):
     done = subprocess.run(
         ["bash", "-euxo", "pipefail", "-c", block()],

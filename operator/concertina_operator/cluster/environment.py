@@ -34,12 +34,14 @@ def environment(
     metrics_port: int,
     newest_round: int = 0,
     log_format: str | None = None,
+    shares_storage: bool = True,
 ) -> list[dict[str, Any]]:
     """The variables of the trainer container, as a container's `env`.
 
     `job` is the job's API object; `metrics_port` 0 serves none. `newest_round` is that of the
     membership, 0 when there is none yet: a pod that finds none after one knows that the job is gone,
     even if it was told to end before it could listen. `log_format` is the operator's own.
+    `shares_storage`: whether checkpoints lie on a volume that all pods see.
     """
     values = {
         "SPEC": job_document(job, spec),
@@ -48,6 +50,7 @@ def environment(
         "GRACE_SECONDS": str(grace_seconds),
         "METRICS_PORT": str(metrics_port),
         "ROUND": str(newest_round),
+        "STORAGE": "Shared" if shares_storage else "Pod",
     }
     if log_format is not None:
         values["LOG_FORMAT"] = log_format

@@ -51,4 +51,5 @@ def test_facts_of_the_pod_come_by_downward_api_and_the_rest_as_values() -> None:
         "CONCERTINA_GRACE_SECONDS": "45",
         "CONCERTINA_METRICS_PORT": "0",
         "CONCERTINA_ROUND": "7",
+        "CONCERTINA_STORAGE": "Shared",
     }

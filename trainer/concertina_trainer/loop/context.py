@@ -26,6 +26,8 @@ class WorkerContext:
     mailbox: Path
     run_dir: Path
     device: torch.device
+    shares_storage: bool = True
+    """Whether all pods see one folder of checkpoints; else each has its own, which ends with it."""
 
     @property
     def name(self) -> str:
@@ -53,7 +55,14 @@ def worker_context(environment: Mapping[str, str] = os.environ) -> WorkerContext
         mailbox=Path(values["MAILBOX"]),
         run_dir=Path(values["RUN_DIR"]),
         device=_device(int(local_rank)),
+        shares_storage=_shares_storage(environment.get("CONCERTINA_STORAGE") or "Shared"),
     )
+
+
+def _shares_storage(storage: str) -> bool:
+    if storage not in ("Pod", "Shared"):
+        raise InvalidJob(f"CONCERTINA_STORAGE {storage!r} is neither Pod nor Shared")
+    return storage == "Shared"
 
 
 def _under_torchrun(environment: Mapping[str, str], local_rank: int) -> WorkerContext:

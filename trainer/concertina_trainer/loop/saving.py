@@ -4,6 +4,7 @@ The leader's clock says when; all workers agree on the step through the control 
 loop waits for is the copy to host memory.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from concertina_trainer.checkpoint.format import origin
 from concertina_trainer.checkpoint.writer import Writer
 from concertina_trainer.rounds.watch import present
 from concertina_trainer.sharding.state import Holding
+
+log = logging.getLogger(__name__)
 
 FINAL_SAVE_SECONDS = 600.0
 """How long a worker that is done waits for its last checkpoint; its agent may end it before."""
@@ -32,11 +35,20 @@ class Saver:
     """The checkpoints of one worker."""
 
     def __init__(
-        self, spec: JobSpec, *, job: str, run_dir: Path, may_publish: Callable[[], bool]
+        self,
+        spec: JobSpec,
+        *,
+        job: str,
+        run_dir: Path,
+        may_publish: Callable[[], bool],
+        shares_storage: bool = True,
     ) -> None:
+        """`shares_storage`: whether all pods see one folder of checkpoints."""
         self.path = checkpoint_folder(spec, job=job, run_dir=run_dir)
         self._every_seconds = spec.checkpoint.every_seconds
         self._may_publish = may_publish
+        self._shares_storage = shares_storage
+        self._num_pods = 0
         self._writer = Writer(self.path, job=job, keep=spec.checkpoint.keep)
         self._origin = ""
         self._workers: frozenset[str] = frozenset()
@@ -54,6 +66,9 @@ class Saver:
         if not self._workers <= present(membership):
             self._writer.abandon()
         self._workers = frozenset(membership.workers())
+        self._num_pods = len(membership.members)
+        if rank == 0 and not self._can_save:
+            log.warning("%s", self._why_not())
         self._origin = origin(membership.workers())
         if rank == 0 and not self._leads:
             self._led_since = time.monotonic()
@@ -83,6 +98,8 @@ class Saver:
         """Whether this worker asks for a checkpoint; only the leader does."""
         if self._every_seconds is None or not self._leads or self._writer.pending:
             return False
+        if not self._can_save:
+            return False
         return time.monotonic() - self._last >= self._every_seconds
 
     def reserve(self, holding: Holding) -> None:
@@ -98,7 +115,13 @@ class Saver:
         self._last = time.monotonic()
 
     def save_now(self, holding: Holding) -> None:
-        """Save and wait until it is durable. Raises TrainingFailed when it could not be."""
+        """Save and wait until it is durable, where that can be.
+
+        Raises TrainingFailed when it could not be.
+        """
+        if not self._can_save:
+            log.warning("step %d is not saved: %s", holding.step, self._why_not())
+            return
         self._writer.wait(FINAL_SAVE_SECONDS)
         failures = self._writer.failures
         self.save(holding)
@@ -106,6 +129,17 @@ class Saver:
         if not done or self._writer.failures > failures:
             why = self._writer.last_failure if done else f"not within {FINAL_SAVE_SECONDS:.0f} s"
             raise TrainingFailed(f"the last checkpoint (step {holding.step}) is not saved: {why}")
+
+    @property
+    def _can_save(self) -> bool:
+        """Whether the leader sees the parts of all workers; those of one pod share its folder."""
+        return self._shares_storage or self._num_pods <= 1
+
+    def _why_not(self) -> str:
+        return (
+            f"no checkpoint is saved while {self._num_pods} pods train: each has a folder"
+            f" {self.path} of its own, which ends with it; mount a volume there"
+        )
 
     def close(self) -> None:
         """Drop what is pending."""

@@ -91,7 +91,11 @@ class Session:
             warmup_samples=spec.learning_rate.warmup_samples,
         )
         self._saver = Saver(
-            spec, job=job, run_dir=context.run_dir, may_publish=self._inbox.names_me
+            spec,
+            job=job,
+            run_dir=context.run_dir,
+            may_publish=self._inbox.names_me,
+            shares_storage=context.shares_storage,
         )
         self._reporter = Reporter(
             spec, task, context, controller=self._controller, saver=self._saver, board=board
