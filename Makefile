@@ -21,6 +21,7 @@ demo: setup
 # A Kubernetes and its tools for the tests, outside the checkout: a quarter of an hour the first time.
 cluster: setup
 	$(BIN)/python -m tests.cluster.build
+	$(BIN)/python -m tests.images base
 
 test: setup cluster
 	$(BIN)/pytest -m "not matrix"

@@ -6,11 +6,13 @@ images, as the tests do: `sizes` prints a table, `licences` writes a page of the
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.cluster.build import REQUIRED
 from tests.cluster.pods import REPOSITORY
 from tests.images.archives import compressed_size, describe
 from tests.images.base import local_base
@@ -45,13 +47,14 @@ def _row(name: str, archive: Path, layers: list) -> str:
 
 
 def main() -> int:
-    """1 where there can be no images."""
+    """1 where there can be no images; without a base the tests are skipped, unless it is required."""
     parser = argparse.ArgumentParser(prog="python -m tests.images", description=__doc__)
     parser.add_argument("what", choices=("base", "sizes", "licences"))
     chosen = parser.parse_args()
     if reason := images_obstacle():
         print(reason, file=sys.stderr)
-        return 1
+        is_wish = chosen.what == "base" and os.environ.get(REQUIRED) != "1"
+        return 0 if is_wish else 1
     if chosen.what == "base":
         print(local_base().layout)
         return 0
