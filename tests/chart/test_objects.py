@@ -397,6 +397,14 @@ class TestTheTest:
         assert (found["samples"], pod["tolerations"]) == (8, [toleration])
         assert pod["containers"][0]["name"] == "trainer"
 
+    def test_leaves_no_job_for_ever_and_outlasts_no_deadline(self):
+        objects = render({"test": {"timeoutSeconds": 100}})
+        job = json.loads(only(objects, "ConfigMap")["data"]["job.json"])["spec"]
+
+        assert job["ttlSecondsAfterFinished"] > 0
+        assert job["activeDeadlineSeconds"] == 100
+        assert only(objects, "Pod")["spec"]["activeDeadlineSeconds"] > 100
+
     def test_runs_the_script_that_is_tested(self):
         script = only(render(), "ConfigMap")["data"]["test_job.py"]
 

@@ -153,6 +153,29 @@ def test_a_test_that_is_cut_off_takes_its_job_along(server, path, start):
     assert server.api.find(path) is None
 
 
+def test_a_job_that_no_test_made_is_left_as_it_is(server, path, start, objects):
+    other = json.loads(only(objects, "ConfigMap", NAME)["data"]["job.json"])
+    del other["metadata"]["labels"]
+    uid = server.api.create(path.rpartition("/")[0], other)["metadata"]["uid"]
+    script = start()
+    printed, _ = script.communicate(timeout=SECONDS)
+
+    assert script.returncode == 1
+    assert f"{JOB} is there, and is of no test" in printed
+    assert server.api.get(path)["metadata"]["uid"] == uid
+
+
+def test_a_field_of_the_values_that_no_job_has_is_told(start, tmp_path):
+    job = json.loads((tmp_path / "job.json").read_text())
+    job["spec"]["sampels"] = 8
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    script = start()
+    printed, _ = script.communicate(timeout=SECONDS)
+
+    assert script.returncode == 1
+    assert 'unknown field "spec.sampels"' in printed
+
+
 def test_what_the_api_server_refuses_is_told_in_its_words(start, tmp_path):
     job = json.loads((tmp_path / "job.json").read_text())
     del job["spec"]["batch"]

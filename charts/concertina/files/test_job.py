@@ -20,6 +20,11 @@ SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 POLL_SECONDS = 1.0
 GONE_SECONDS = 60.0
 NOT_FOUND, CONFLICT = 404, 409
+LABEL = "app.kubernetes.io/managed-by"
+
+
+class Foreign(Exception):
+    """A job of this name that no test has made: it is left as it is."""
 
 
 class Server:
@@ -67,14 +72,18 @@ def told(job: dict[str, Any]) -> str:
 
 
 def create(server: Server, collection: str, job: dict[str, Any]) -> None:
-    """Create the job in the place of one that an earlier test has left."""
+    """Create the job in the place of one that an earlier test has left.
+
+    Raises Foreign where the name is taken, and urllib.error.HTTPError for a refusal.
+    """
+    strictly = f"{collection}?fieldValidation=Strict"
     try:
-        server.call("POST", collection, job)
+        server.call("POST", strictly, job)
     except urllib.error.HTTPError as error:
         if error.code != CONFLICT:
             raise
-        delete(server, f"{collection}/{job['metadata']['name']}")
-        server.call("POST", collection, job)
+        delete(server, f"{collection}/{job['metadata']['name']}", job)
+        server.call("POST", strictly, job)
 
 
 def wait(server: Server, path: str, *, seconds: float) -> dict[str, Any]:
@@ -85,17 +94,36 @@ def wait(server: Server, path: str, *, seconds: float) -> dict[str, Any]:
     return job
 
 
-def delete(server: Server, path: str) -> None:
-    """Delete the job and wait until it and its pods are gone."""
+def delete(server: Server, path: str, job: dict[str, Any]) -> None:
+    """Delete what a test has made of the job, and wait until it and its pods are gone.
+
+    Raises Foreign for a job that has not the label of a test's.
+    """
     deadline = time.monotonic() + GONE_SECONDS
     try:
-        server.call("DELETE", path, {"propagationPolicy": "Foreground"})
-        while time.monotonic() < deadline:
-            server.call("GET", path)
+        found = server.call("GET", path)["metadata"]
+        if found.get("labels", {}).get(LABEL) != job["metadata"]["labels"][LABEL]:
+            raise Foreign(
+                f"{found['name']} is there, and is of no test: set test.namespace to another"
+            )
+        uid = found["uid"]
+        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        server.call("DELETE", path, body)
+        while time.monotonic() < deadline and server.call("GET", path)["metadata"]["uid"] == uid:
             time.sleep(POLL_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code != NOT_FOUND:
+        if error.code not in (NOT_FOUND, CONFLICT):  # it is gone, or another one has its name
             raise
+
+
+def clear(server: Server, path: str, job: dict[str, Any]) -> None:
+    """Delete the job, whatever became of it; what is left is told, and changes no exit code."""
+    try:
+        delete(server, path, job)
+    except Foreign:
+        return  # told when it was found
+    except urllib.error.HTTPError as error:
+        print(f"{path} could not be deleted: the API server answered {error.code}")
 
 
 def main(file: str, seconds: str, folder: str = SERVICE_ACCOUNT) -> int:
@@ -112,9 +140,12 @@ def main(file: str, seconds: str, folder: str = SERVICE_ACCOUNT) -> int:
     except urllib.error.HTTPError as error:
         print(f"the API server answered {error.code}: {json.load(error)['message']}")
         return 1
+    except Foreign as error:
+        print(error)
+        return 1
     finally:
         # Also when it was told to end before the server could say that there is a job.
-        delete(server, f"{collection}/{name}")
+        clear(server, f"{collection}/{name}", job)
     took = time.monotonic() - began
     if ended(found) != "Completed":
         print(f"{name} did not complete in {took:.0f} s\n{told(found)}")
