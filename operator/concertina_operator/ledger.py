@@ -4,8 +4,9 @@ Called by situation.py before anything is decided. Pure: no I/O, no clock. Of se
 one that is furthest counts, since the leader can change with every round.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from concertina_api.batch import accumulation, num_micro_batches
 from concertina_api.v1alpha1 import (
@@ -23,6 +24,7 @@ from concertina_api.v1alpha1 import (
 )
 from concertina_operator.acceptance import Standing
 from concertina_operator.conditions import holds
+from concertina_operator.observed import PodFacts
 
 
 def reports_of(standings: Iterable[Standing]) -> tuple[Report, ...]:
@@ -123,9 +125,21 @@ def resize_counts(
     )
 
 
-def gpus_held(standings: Iterable[Standing], *, workers_per_pod: int) -> int:
+def gpu_clock(
+    before: JobStatus, *, pods: Iterable[PodFacts], workers_per_pod: int, now: datetime
+) -> Mapping[str, Any]:
+    """Fields of a status that count GPU seconds: what is held from now on, and what was up to now."""
+    return {
+        "gpus": gpus_held(pods, workers_per_pod=workers_per_pod),
+        "gpu_seconds": gpu_seconds(before, now=now),
+        "training_gpu_seconds": training_gpu_seconds(before, now=now),
+        "idle_gpu_seconds": idle_gpu_seconds(before, now=now),
+        "gpu_counted_at": now,
+    }
+
+
+def gpus_held(pods: Iterable[PodFacts], *, workers_per_pod: int) -> int:
     """GPUs that nodes keep for pods: from their placing on a node to their trainer's end."""
-    pods = (entry.pod for entry in standings)
     return workers_per_pod * sum(pod.placed and not pod.ended for pod in pods)
 
 

@@ -135,11 +135,12 @@ def _books(observed: Observed, *, standings: tuple[Standing, ...], now: datetime
             "resize_counts": ledger.resize_counts(
                 before, reports=reports, reason=resizing.reason if resizing else "Unknown"
             ),
-            "gpus": ledger.gpus_held(standings, workers_per_pod=job.spec.pods.workers_per_pod),
-            "gpu_seconds": ledger.gpu_seconds(before, now=now),
-            "training_gpu_seconds": ledger.training_gpu_seconds(before, now=now),
-            "idle_gpu_seconds": ledger.idle_gpu_seconds(before, now=now),
-            "gpu_counted_at": now,
             "start_time": before.start_time or now,
+            **ledger.gpu_clock(
+                before,
+                pods=observed.pods,
+                workers_per_pod=job.spec.pods.workers_per_pod,
+                now=now,
+            ),
         }
     )

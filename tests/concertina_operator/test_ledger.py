@@ -136,13 +136,13 @@ def test_resizes_are_counted_by_direction_and_reason_once_for_each_round(sizes, 
 
 
 def test_gpus_are_held_by_pods_that_have_a_node_and_run():
-    standings = [
-        a_standing(0),
-        a_standing(1, pod={"exit_code": 0, "phase": Phase.SUCCEEDED}),
-        a_standing(2, pod={"placed": False, "phase": Phase.PENDING}),
-        a_standing(3),
+    pods = [
+        a_pod(0),
+        a_pod(1, exit_code=0, phase=Phase.SUCCEEDED),
+        a_pod(2, placed=False, phase=Phase.PENDING),
+        a_pod(3),
     ]
-    assert ledger.gpus_held(standings, workers_per_pod=4) == 8
+    assert ledger.gpus_held(pods, workers_per_pod=4) == 8
 
 
 def a_status(*, is_ready=True, **fields):

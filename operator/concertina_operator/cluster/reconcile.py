@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from concertina_api.errors import InvalidJob
-from concertina_api.v1alpha1 import ConditionType, Scaling
+from concertina_api.v1alpha1 import Scaling
 from concertina_operator.actions import Event, EventType, Plan
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.apply import Hands
@@ -30,14 +30,18 @@ from concertina_operator.cluster.deeds import news
 from concertina_operator.cluster.errors import Conflict, NotFound
 from concertina_operator.cluster.events import Events
 from concertina_operator.cluster.facts import read_job, read_status
+from concertina_operator.cluster.invalid import invalid_status
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.observe import Watched
 from concertina_operator.cluster.records import RefusedKind
 from concertina_operator.cluster.refusals import Refusals
 from concertina_operator.cluster.store import Key, key_of
-from concertina_operator.cluster.stored_status import status_patch, time_until_worth_it
+from concertina_operator.cluster.stored_status import (
+    is_only_time,
+    status_patch,
+    time_until_worth_it,
+)
 from concertina_operator.cluster.target import Target
-from concertina_operator.conditions import Claim, conditions
 from concertina_operator.statement import POD_EVENTS
 
 AT_ONCE: Final = timedelta(0)
@@ -197,22 +201,17 @@ class Reconciler:
     async def _refuse(self, document: Mapping[str, Any], message: str) -> timedelta | None:
         """Says that the job's spec breaks a rule that the API server does not know."""
         now, before = self._clock(), read_status(document)
-        claim = Claim(type=ConditionType.READY, holds=False, reason="InvalidJob", message=message)
-        generation = document["metadata"]["generation"]
-        after = before.model_copy(
-            update={
-                "observed_generation": generation,
-                "state": "Invalid",
-                "conditions": conditions(
-                    before.conditions, (claim,), generation=generation, now=now
-                ),
-            }
+        key, uid = key_of(document), document["metadata"]["uid"]
+        after = invalid_status(
+            document,
+            before=self._metrics.jobs.counted(key, uid=uid, stored=before),
+            message=message,
+            pods=[pod.facts for pod in self._watched.pods_of(key, job_uid=uid).values()],
+            now=now,
         )
-        self._metrics.jobs.planned(
-            key_of(document), uid=document["metadata"]["uid"], spec=None, status=after
-        )
+        self._metrics.jobs.planned(key, uid=uid, spec=None, status=after)
         patch = status_patch(before, after)
-        if patch and not await self._confirmed(document, patch):
+        if not is_only_time(patch) and not await self._confirmed(document, patch):
             return self._time_to_plan_anew(document)
         event = Event(type=EventType.WARNING, reason="InvalidJob", message=message)
         self._tell(document, (event,), newest_round=after.round, now=now)

@@ -16,9 +16,8 @@ from concertina_api.v1alpha1 import JobStatus
 PROGRESS_INTERVAL: Final = timedelta(seconds=60)
 COUNTS_INTERVAL: Final = timedelta(seconds=2)
 
-_CLOCKS: Final = frozenset(
-    {"gpus", "gpuSeconds", "trainingGpuSeconds", "idleGpuSeconds", "gpuCountedAt"}
-)
+_SECONDS: Final = frozenset({"gpuSeconds", "trainingGpuSeconds", "idleGpuSeconds", "gpuCountedAt"})
+_CLOCKS: Final = _SECONDS | {"gpus"}
 _PROGRESS: Final = frozenset({"progress"})
 _COUNTED_PODS: Final = frozenset({"ready", "running", "outdated"})
 
@@ -30,6 +29,11 @@ def status_patch(before: JobStatus, after: JobStatus) -> dict[str, Any]:
     one wrote, are left alone.
     """
     return merge_patch(_written(before) if before != JobStatus() else {}, _written(after))
+
+
+def is_only_time(patch: Mapping[str, Any]) -> bool:
+    """Whether nothing is new but seconds that can be counted anew from what is stored."""
+    return patch.keys() <= _SECONDS
 
 
 def time_until_worth_it(
