@@ -1,7 +1,7 @@
 """Decides how far a job is from its end. Called by plan.py.
 
-Pure: no I/O, no clock. Completed: a leader reports that the run is finished and every member of
-the last round ended with 0; without such a report, all members ended with 0.
+Pure: no I/O, no clock. Completed: a leader reports that the run is finished and every other
+member of the last round has ended; without such a report, all members ended with 0.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,10 +32,11 @@ def ending(membership: Membership | None, standings: Iterable[Standing]) -> Endi
     by_uid = {standing.pod.uid: standing for standing in standings}
     last = membership.members or membership.leaving
     found = [by_uid[member.uid] for member in last if member.uid in by_uid]
-    if any(_has_failed(standing) for standing in found):
-        return Ending.RUNNING
     leader = by_uid.get(last[0].uid) if last else None
-    finished = leader is not None and leader.report is not None and leader.report.finished
+    finished = _has_finished(leader)
+    # Once the leader is finished all is trained and saved: nobody else can spoil it.
+    if not finished and any(_has_failed(standing) for standing in found):
+        return Ending.RUNNING
     if finished and all(_is_done(standing) for standing in found):
         return Ending.COMPLETED
     if finished:
@@ -51,6 +52,12 @@ def ending(membership: Membership | None, standings: Iterable[Standing]) -> Endi
         for standing in found
     )
     return Ending.COMPLETED if silent_success else Ending.RUNNING
+
+
+def _has_finished(leader: Standing | None) -> bool:
+    if leader is None or leader.report is None or _has_failed(leader):
+        return False
+    return leader.report.finished
 
 
 def _will_tell(leader: Standing) -> bool:
@@ -77,8 +84,8 @@ def _has_failed(standing: Standing) -> bool:
 
 
 def _is_done(standing: Standing) -> bool:
-    """Whether the pod has ended well, or has nothing left to do and was told to end."""
-    if standing.pod.exit_code == 0 or standing.has_phase(PodPhase.LEFT):
+    """Whether the pod has ended, or has nothing left to do and was told to end."""
+    if standing.pod.exit_code == 0 or standing.has_phase(PodPhase.LEFT) or _has_failed(standing):
         return True
     is_finished = standing.report is not None and standing.report.finished
     return is_finished and (standing.pod.deleting or standing.pod.ended)

@@ -69,6 +69,21 @@ ENDED = {"exit_code": 0}
         ),
         pytest.param(
             [a_standing(0, **FINISHED), a_standing(1, pod={"exit_code": 1}, **TRAINING)],
+            Ending.FINISHING,
+            id="the leader is finished, the other failed",
+        ),
+        pytest.param(
+            [a_standing(0, pod=ENDED, **FINISHED), a_standing(1, pod={"exit_code": 1}, **TRAINING)],
+            Ending.COMPLETED,
+            id="the leader is finished and has ended, the other failed",
+        ),
+        pytest.param(
+            [a_standing(0, pod={"exit_code": 1}, **FINISHED), a_standing(1, pod=ENDED, **FINISHED)],
+            Ending.RUNNING,
+            id="the leader failed after all",
+        ),
+        pytest.param(
+            [a_standing(0, **TRAINING), a_standing(1, pod={"exit_code": 1}, **TRAINING)],
             Ending.RUNNING,
             id="the other failed",
         ),
