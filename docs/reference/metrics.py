@@ -27,7 +27,8 @@ def metrics_page() -> str:
         "## Trainer",
         "Served at `/metrics` by the agent of each pod, on the container port named `metrics`; by"
         " `concertina run --metrics-port` on one machine. What is true of the job as a whole is"
-        " told by the pod that leads alone, so that a sum over pods is the job's number.",
+        " told by the pod that leads alone. Counters count what a pod has led, and go with it: take"
+        " `increase` over them, and `concertina_job_samples` for the whole of a job.",
         table(_HEAD, _rows(TRAINER)),
     )
 

@@ -5,7 +5,8 @@ into numbers that outlive them: counters never fall, whatever is resized, restar
 back. The registry asks the tally when it is scraped, so nothing is exported twice or late.
 
 Series about the job are exported by the pod that leads and vanish from a pod that does not, so
-that a sum over pods is the job's number.
+that a maximum over pods is the job's number. Counters count what this pod has led: when the pod goes,
+its part goes with it, and the operator's concertina_job_samples tells the job's whole.
 """
 
 import time
