@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import API_VERSION, PROTOCOL, JobSpec
-from concertina_operator.cluster.durability import checkpoint_warning
+from concertina_operator.cluster.durability import shares_storage
 from concertina_operator.cluster.environment import RUN_PATH, TOKEN_PATH, environment
 from concertina_operator.cluster.template import (
     DOMAIN,
@@ -105,7 +105,7 @@ def build_pod(
                 metrics_port=port,
                 newest_round=newest_round,
                 log_format=log_format,
-                shares_storage=checkpoint_warning(spec) is None,
+                shares_storage=shares_storage(spec),
             )
             own = container.get("env", [])
             chosen = {variable["name"] for variable in own}

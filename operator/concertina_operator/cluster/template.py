@@ -64,6 +64,7 @@ class Mount(_Part):
     name: str
     mount_path: str
     read_only: bool = False
+    sub_path_expr: str | None = None
 
 
 class Resources(_Part):
