@@ -111,8 +111,14 @@ def test_a_resize_is_counted_once_and_the_start_is_none():
 
 
 def test_a_pod_that_does_not_lead_tells_nothing_about_the_job():
-    tally = Tally(checkpoint_interval_seconds=600)
-    told = {"measured": MEASURED, "safe_at": 5.0, "checkpoint_seconds": 1.0, "state_bytes": 5}
+    tally = Tally()
+    told = {
+        "measured": MEASURED,
+        "safe_at": 5.0,
+        "checkpoint_seconds": 1.0,
+        "checkpoint_interval_seconds": 600,
+        "state_bytes": 5,
+    }
     gauges = {metric.name for metric in METRICS if metric.type == "gauge"}
     tally.update([status(step=3, tokens_per_sample=4, acknowledged=resize(1), **told)], restarts=0)
     assert values(tally)["loss"] == 0.5
@@ -142,7 +148,15 @@ def test_the_age_of_a_checkpoint_is_that_of_the_scrape():
     for now in (100.0, 160.0):
         age = collected(tally, clock=lambda now=now: now)["concertina_checkpoint_age_seconds",]
         assert age == now - 100
-    assert "concertina_checkpoint_interval_seconds" not in tally.reading.values
+
+
+def test_an_interval_is_told_while_the_leader_saves_at_intervals():
+    tally = Tally()
+    tally.update([status(step=1, checkpoint_interval_seconds=600)], restarts=0)
+    assert values(tally)["checkpoint_interval_seconds"] == 600
+
+    tally.update([status(step=2, checkpoint_interval_seconds=None)], restarts=0)
+    assert "checkpoint_interval_seconds" not in values(tally)
 
 
 def test_memory_of_devices_is_that_of_all_workers_of_the_pod():
@@ -183,7 +197,7 @@ def test_requested_and_effective_batch_are_two_metrics():
 
 
 def test_every_metric_of_the_table_is_served_with_its_type_and_labels():
-    tally = Tally(checkpoint_interval_seconds=600)
+    tally = Tally()
     progress = Progress(
         step=2, samples=8, loss=1, noise_scale=64, samples_per_second=3, world_size=2, round=1
     )
@@ -199,6 +213,7 @@ def test_every_metric_of_the_table_is_served_with_its_type_and_labels():
         "tokens_per_sample": 64,
         "safe_at": 0.0,
         "checkpoint_seconds": 0.3,
+        "checkpoint_interval_seconds": 600,
         "device": "GPU-a",
         "device_bytes": 3,
     }

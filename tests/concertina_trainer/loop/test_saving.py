@@ -4,6 +4,7 @@ import pytest
 
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import JobSpec, Member, Membership
+from concertina_trainer.checkpoint.writer import Writer
 from concertina_trainer.loop.context import worker_context
 from concertina_trainer.loop.saving import Saver
 from tests.cluster.api import wait_for
@@ -23,7 +24,7 @@ def membership(*, pods):
 def saver_of(tmp_path):
     savers = []
 
-    def make(*, pods, shares_storage):
+    def make(*, pods, shares_storage, rank=0):
         spec = JobSpec.model_validate(
             job_document(checkpoint={"everySeconds": 1, "path": "checkpoints"})["spec"]
         )
@@ -35,7 +36,7 @@ def saver_of(tmp_path):
             shares_storage=shares_storage,
         )
         savers.append(saver)
-        saver.enter(membership(pods=pods), rank=0)
+        saver.enter(membership(pods=pods), rank=rank)
         return saver
 
     yield make
@@ -53,8 +54,38 @@ def test_pods_with_a_folder_each_save_nothing_and_wait_for_nothing(saver_of, cap
 
     assert saver.last is None
     assert not saver.path.exists()
-    assert "step 5 is not saved: no checkpoint is saved while 2 pods train" in caplog.text
+    want = "the state of step 5 ends with the pods: no checkpoint is saved while 2 pods train"
+    assert want in caplog.text
     assert str(saver.path) in caplog.text
+
+
+def test_the_leader_alone_says_that_nothing_is_saved(saver_of, caplog):
+    saver = saver_of(pods=2, shares_storage=False, rank=1)
+    saver.save_now(holding(5, world_size=2))
+
+    assert saver.last is None
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("pods", "shares_storage", "want"),
+    [
+        pytest.param(2, False, False, id="pods with a folder each"),
+        pytest.param(2, True, True, id="pods that share one"),
+        pytest.param(1, False, True, id="one pod"),
+    ],
+)
+def test_memory_and_an_interval_are_for_those_who_can_save(
+    saver_of, monkeypatch, pods, shares_storage, want
+):
+    reserved = []
+    monkeypatch.setattr(Writer, "reserve", lambda _writer, state: reserved.append(state.step))
+    saver = saver_of(pods=pods, shares_storage=shares_storage)
+
+    saver.reserve(holding(5, world_size=pods))
+
+    assert reserved == ([5] if want else [])
+    assert saver.interval_seconds == (1 if want else None)
 
 
 @pytest.mark.parametrize("shares_storage", [True, False])

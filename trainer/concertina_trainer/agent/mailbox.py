@@ -86,6 +86,8 @@ class WorkerStatus(Model):
     checkpoint_blocking_seconds: Duration | None = None
     checkpoint_seconds: Duration | None = None
     """From the copy of the newest durable checkpoint until it was durable."""
+    checkpoint_interval_seconds: Duration | None = None
+    """Time between two checkpoints; None when it saves at its ends alone, or cannot save."""
     safe_at: Duration | None = None
     """When the state was as in the newest durable checkpoint, in seconds of time.monotonic()."""
     device: Token | None = None

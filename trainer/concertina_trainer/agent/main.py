@@ -42,7 +42,7 @@ def main(program: Sequence[str], environment: Mapping[str, str]) -> int:
     try:
         settings = settings_from(environment)
         logs.know(namespace=settings.job.metadata.namespace, job=settings.job.metadata.name)
-        tally = Tally(checkpoint_interval_seconds=settings.job.spec.checkpoint.every_seconds)
+        tally = Tally()
         if settings.metrics_port:
             _serve(tally, settings)
     except ConcertinaError as error:

@@ -152,7 +152,8 @@ METRICS = (
         "concertina_checkpoint_interval_seconds",
         "gauge",
         "s",
-        "Time between two checkpoints as the job has it; none when it saves at its ends alone.",
+        "Time between two checkpoints as the job has it; absent when it saves at its ends alone, or"
+        " when nothing can be saved because several pods share no folder.",
     ),
     Metric("concertina_worker_restarts_total", "counter", "restarts", "Starts after a failure."),
     Metric(
@@ -210,8 +211,7 @@ class _Seen:
 class Tally:
     """Adds up what workers tell over all their incarnations."""
 
-    def __init__(self, *, checkpoint_interval_seconds: float | None = None) -> None:
-        self._interval = checkpoint_interval_seconds
+    def __init__(self) -> None:
         self._totals = {
             metric.name: 0.0
             for metric in METRICS
@@ -238,7 +238,7 @@ class Tally:
         if leader is None:
             self.reading = Reading(values=values, devices=devices)
             return
-        values |= _job_values(leader, checkpoint_interval_seconds=self._interval)
+        values |= _job_values(leader)
         resize = leader.acknowledged
         self.reading = Reading(
             values=values,
@@ -354,9 +354,7 @@ def _pod_values(statuses: Sequence[WorkerStatus]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if value}
 
 
-def _job_values(
-    leader: WorkerStatus, *, checkpoint_interval_seconds: float | None
-) -> dict[str, float]:
+def _job_values(leader: WorkerStatus) -> dict[str, float]:
     """What the leader tells about the job."""
     progress, request, resize = leader.progress, leader.request, leader.acknowledged
     values: dict[str, float | None] = {
@@ -364,7 +362,7 @@ def _job_values(
         "concertina_step_seconds": leader.step_seconds,
         "concertina_checkpoint_blocking_seconds": leader.checkpoint_blocking_seconds,
         "concertina_checkpoint_seconds": leader.checkpoint_seconds,
-        "concertina_checkpoint_interval_seconds": checkpoint_interval_seconds,
+        "concertina_checkpoint_interval_seconds": leader.checkpoint_interval_seconds,
         "concertina_last_resize_pause_seconds": resize.pause_seconds if resize else None,
     }
     if leader.measured is not None:

@@ -267,6 +267,7 @@ class Reporter:
             "checkpoint": self._saver.last,
             "checkpoint_blocking_seconds": self._saver.blocking_seconds,
             "checkpoint_seconds": self._saver.seconds,
+            "checkpoint_interval_seconds": self._saver.interval_seconds,
             "safe_at": self._saver.safe_at,
         }
 

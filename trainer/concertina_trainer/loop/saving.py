@@ -94,17 +94,21 @@ class Saver:
         newest = self._writer.newest
         return max(self._led_since, 0.0 if newest is None else newest.begun)
 
+    @property
+    def interval_seconds(self) -> float | None:
+        """Time between two saves; None when it saves at its ends alone, or cannot save now."""
+        return self._every_seconds if self._can_save else None
+
     def is_due(self) -> bool:
         """Whether this worker asks for a checkpoint; only the leader does."""
-        if self._every_seconds is None or not self._leads or self._writer.pending:
+        every = self.interval_seconds
+        if every is None or not self._leads or self._writer.pending:
             return False
-        if not self._can_save:
-            return False
-        return time.monotonic() - self._last >= self._every_seconds
+        return time.monotonic() - self._last >= every
 
     def reserve(self, holding: Holding) -> None:
-        """Get memory for copies ready in the background."""
-        if self._every_seconds is not None:
+        """Get memory for copies ready in the background, where there will be any."""
+        if self.interval_seconds is not None:
             self._writer.reserve(holding)
 
     def save(self, holding: Holding) -> None:
@@ -120,7 +124,10 @@ class Saver:
         Raises TrainingFailed when it could not be.
         """
         if not self._can_save:
-            log.warning("step %d is not saved: %s", holding.step, self._why_not())
+            if self._leads:
+                log.warning(
+                    "the state of step %d ends with the pods: %s", holding.step, self._why_not()
+                )
             return
         self._writer.wait(FINAL_SAVE_SECONDS)
         failures = self._writer.failures
