@@ -14,7 +14,7 @@ from concertina_operator.commands.live import (
     live_job,
     patch_job,
 )
-from concertina_operator.commands.live_plan import switched
+from concertina_operator.commands.live_plan import suspension_warning, switched
 from concertina_operator.commands.options import Output, job_options, show
 from concertina_operator.commands.rendering import description, job_summary, job_table
 
@@ -70,7 +70,10 @@ def describe(job: str, *, context: str | None, namespace: str | None, output: Ou
 @click.argument("job")
 @job_options
 def suspend(job: str, *, context: str | None, namespace: str | None, output: Output) -> None:
-    """Let JOB save a checkpoint and give back its pods, until it is resumed."""
+    """Let JOB save a checkpoint and give back its pods, until it is resumed.
+
+    Warns of a job that begins anew then, because no volume keeps its checkpoints.
+    """
     cluster = connect(context=context, namespace=namespace)
     _switch(cluster, job, suspended=True, output=output)
 
@@ -89,6 +92,8 @@ def _switch(cluster: Cluster, name: str, *, suspended: bool, output: Output) -> 
     job = patch_job(cluster, name, spec={"suspend": suspended})
     unchanged = "suspended already" if suspended else "not suspended"
     what = unchanged if before == suspended else switched(job)
+    if suspended and not before and (warning := suspension_warning(job)):
+        click.echo(f"Warning: {warning}", err=True)
     document = {
         "namespace": cluster.namespace,
         "name": name,

@@ -14,7 +14,7 @@ from concertina_operator.cluster.claims import MANAGER
 from concertina_operator.cluster.facts import read_status
 from concertina_operator.cluster.template import template_faults
 from concertina_operator.commands.live import Document, LiveJob
-from concertina_operator.conditions import holds
+from concertina_operator.conditions import condition, holds
 from concertina_operator.explain import explain_plan
 from concertina_operator.observed import Observed
 from concertina_operator.plan import plan
@@ -76,15 +76,34 @@ def abstentions(*, mode: str, managed_by: str | None) -> Iterator[str]:
 
 def switched(job: Document) -> str:
     """What becomes of a job that was suspended or resumed just now."""
+    word = "suspended" if job["spec"]["suspend"] else "resumed"
+    if why := _without_effect(job):
+        return f"{word}, {why}"
+    if not job["spec"]["suspend"]:
+        return word
+    if suspension_warning(job):
+        return f"{word}: it gives back its pods"
+    return f"{word}: it saves a checkpoint and gives back its pods"
+
+
+def suspension_warning(job: Document) -> str | None:
+    """What a job loses by being suspended; None when its checkpoint outlives its pods."""
+    durable = condition(read_status(job), ConditionType.CHECKPOINT_DURABLE)
+    if durable is None or durable.status == "True" or _without_effect(job):
+        return None
+    return f"the job begins anew when it is resumed: {durable.message}"
+
+
+def _without_effect(job: Document) -> str | None:
+    """Why it does not matter whether a job is suspended."""
     spec, status = job["spec"], read_status(job)
-    word = "suspended" if spec["suspend"] else "resumed"
     ends = (ConditionType.COMPLETED, ConditionType.FAILED)
     if over := [name.value for name in ends if holds(status, name)]:
-        return f"{word}, which changes nothing: it is {over[0]}"
+        return f"which changes nothing: it is {over[0]}"
     mode = spec.get("scaling", {}).get("mode", Scaling.AUTO)
     if reasons := list(abstentions(mode=mode, managed_by=spec.get("managedBy"))):
-        return f"{word}, but {'; '.join(reasons)}"
-    return f"{word}: it saves a checkpoint and gives back its pods" if spec["suspend"] else word
+        return f"but {'; '.join(reasons)}"
+    return None
 
 
 def _action(action: Action) -> dict[str, Any]:

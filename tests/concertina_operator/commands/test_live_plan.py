@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from concertina_operator.commands.live_plan import plan_document, plan_of, switched, told
+from concertina_operator.commands.live_plan import (
+    plan_document,
+    plan_of,
+    suspension_warning,
+    switched,
+    told,
+)
 from tests.concertina_operator.commands.documents import (
     NOW,
     a_job_document,
@@ -137,4 +143,50 @@ def test_a_switch_promises_only_what_the_operator_will_do(
     conditions = [{"type": condition, "status": "True", "reason": "r"}] if condition else []
     job = a_job_document(status={"conditions": conditions})
     job["spec"] |= spec
+    assert switched(job) == want
+
+
+@pytest.mark.parametrize(
+    ("conditions", "want_warning", "want"),
+    [
+        pytest.param(
+            {"CheckpointDurable": "False"},
+            "the job begins anew when it is resumed: no volume is mounted",
+            "suspended: it gives back its pods",
+            id="nothing-keeps-them",
+        ),
+        pytest.param(
+            {"CheckpointDurable": "True"},
+            None,
+            "suspended: it saves a checkpoint and gives back its pods",
+            id="a-volume-keeps-them",
+        ),
+        pytest.param(
+            {},
+            None,
+            "suspended: it saves a checkpoint and gives back its pods",
+            id="no-operator-has-looked-yet",
+        ),
+        pytest.param(
+            {"CheckpointDurable": "False", "Completed": "True"},
+            None,
+            "suspended, which changes nothing: it is Completed",
+            id="nothing-happens",
+        ),
+    ],
+)
+def test_who_suspends_is_warned_of_a_job_that_will_begin_anew(
+    conditions: dict[str, str], want_warning: str | None, want: str
+) -> None:
+    job = a_job_document(
+        status={
+            "conditions": [
+                {"type": name, "status": status, "reason": "r", "message": "no volume is mounted"}
+                for name, status in conditions.items()
+            ]
+        }
+    )
+    job["spec"]["suspend"] = True
+
+    assert suspension_warning(job) == want_warning
     assert switched(job) == want
