@@ -172,7 +172,8 @@ def test_phases_are_named_as_the_trainer_names_them():
 
 def test_every_state_that_the_operator_gives_is_known():
     root, states = Path(concertina_operator.__file__).parent, set()
-    for path in (*root.glob("*.py"), root / "cluster" / "reconcile.py"):
+    cluster = (root / "cluster" / name for name in ("reconcile.py", "invalid.py"))
+    for path in (*root.glob("*.py"), *cluster):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.keyword) and node.arg == "state":
                 states |= constants(node.value)
