@@ -6,11 +6,11 @@ of `namespace`, `job`, `pod`, `round` and `rank` is known by then. What a user's
 stays as it is.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+
+from concertina_api.log_lines import JsonFormatter
 
 logger = logging.getLogger(__name__)
 
@@ -51,28 +51,10 @@ class Logs:
         return " " if self._objects else None
 
 
-class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON."""
-
-    def __init__(self, facts: Mapping[str, Fact]) -> None:
-        super().__init__()
-        self._facts = facts
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
-        asked = {name: fact() if callable(fact) else fact for name, fact in self._facts.items()}
-        fields: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            **{name: value for name, value in asked.items() if value is not None},
-        }
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        if record.stack_info:
-            fields["stack"] = self.formatStack(record.stack_info)
-        return json.dumps(fields)
+def _known(facts: Mapping[str, Fact]) -> dict[str, object]:
+    """What is known of this process by now."""
+    asked = {name: fact() if callable(fact) else fact for name, fact in facts.items()}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def set_up_logs(environment: Mapping[str, str], *, text: str) -> Logs:
@@ -81,7 +63,9 @@ def set_up_logs(environment: Mapping[str, str], *, text: str) -> Logs:
     chosen = environment.get(FORMAT_VARIABLE) or "text"
     objects = chosen == "json"
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(facts) if objects else logging.Formatter(text))
+    handler.setFormatter(
+        JsonFormatter(lambda _: _known(facts)) if objects else logging.Formatter(text)
+    )
     logging.basicConfig(level=environment.get(LEVEL_VARIABLE) or "INFO", handlers=[handler])
     logging.captureWarnings(capture=objects)
     if not objects and chosen != "text":

@@ -6,17 +6,16 @@ it, a line about a pod or a round says which (`extra`), and kopf's own lines nam
 are about.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from enum import StrEnum
 from types import TracebackType
 from typing import Final
 
+from concertina_api.log_lines import JsonFormatter
 from concertina_operator.cluster.store import Key
 
 _TEXT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -48,30 +47,11 @@ class TextFormatter(logging.Formatter):
         return _escaped(super().formatMessage(record))
 
 
-class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
-        fields: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            **_about(record),
-        }
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        if record.stack_info:
-            fields["stack"] = self.formatStack(record.stack_info)
-        return json.dumps(fields)
-
-
 def set_up_logs(log_format: LogFormat, *, level: str) -> None:
     """Logs to standard error from now on, what ends the process included."""
     handler = logging.StreamHandler(sys.stderr)
     is_json = log_format is LogFormat.JSON
-    handler.setFormatter(JsonFormatter() if is_json else TextFormatter())
+    handler.setFormatter(JsonFormatter(about) if is_json else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler])
     logging.captureWarnings(capture=True)
     if level != "DEBUG":  # kopf tells of each step that it takes
@@ -98,7 +78,7 @@ def _escaped(text: str) -> str:
     )
 
 
-def _about(record: logging.LogRecord) -> dict[str, object]:
+def about(record: logging.LogRecord) -> dict[str, object]:
     """What the record is about, as far as is known."""
     known: dict[str, object] = {}
     key, reference = _job.get(), getattr(record, "k8s_ref", None)

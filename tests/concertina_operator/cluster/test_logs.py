@@ -8,7 +8,8 @@ import kopf
 import pytest
 from kopf._core.actions.loggers import ObjectLogger
 
-from concertina_operator.cluster.logs import JsonFormatter, TextFormatter, of_job
+from concertina_api.log_lines import JsonFormatter
+from concertina_operator.cluster.logs import TextFormatter, about, of_job
 from concertina_operator.cluster.store import Key
 from tests.cluster.api import wait_for
 from tests.cluster.certificates import write_kubeconfig
@@ -27,7 +28,7 @@ def of_kopf():
 def told():
     """What is logged while something is done, as objects."""
     handler = logging.StreamHandler(io.StringIO())
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(about))
 
     def lines(do):
         logger = logging.getLogger("test-logs")
