@@ -6,6 +6,7 @@ from concertina_api.v1alpha1.job import (
     Batch,
     BatchLaw,
     Checkpoint,
+    CheckpointInterval,
     CleanupPolicy,
     FailurePolicy,
     GradientSync,
@@ -20,6 +21,8 @@ from concertina_api.v1alpha1.job import (
     Scaling,
     ScalingPolicy,
     ScheduleName,
+    SnapshotMode,
+    Snapshots,
     Training,
 )
 from concertina_api.v1alpha1.membership import (
@@ -39,6 +42,7 @@ from concertina_api.v1alpha1.report import (
     Report,
     Resize,
     SavedCheckpoint,
+    SnapshotFacts,
     TrainingReport,
 )
 from concertina_api.v1alpha1.status import (
@@ -49,10 +53,14 @@ from concertina_api.v1alpha1.status import (
     FailureCount,
     JobStatus,
     LastResize,
+    Offences,
     PodCounts,
     ProgressStatus,
+    RecoveryStatus,
     ResizeCount,
     RetryStatus,
+    SnapshotStatus,
+    SuspectSamples,
 )
 
 __all__ = [
@@ -65,6 +73,7 @@ __all__ = [
     "BatchSizeRequest",
     "BatchStatus",
     "Checkpoint",
+    "CheckpointInterval",
     "CleanupPolicy",
     "Condition",
     "ConditionType",
@@ -82,6 +91,7 @@ __all__ = [
     "Member",
     "Membership",
     "Metadata",
+    "Offences",
     "PodCounts",
     "PodPhase",
     "Pods",
@@ -90,6 +100,7 @@ __all__ = [
     "ProgressStatus",
     "Protocols",
     "RampStage",
+    "RecoveryStatus",
     "Report",
     "Resize",
     "ResizeCount",
@@ -100,6 +111,11 @@ __all__ = [
     "Scaling",
     "ScalingPolicy",
     "ScheduleName",
+    "SnapshotFacts",
+    "SnapshotMode",
+    "SnapshotStatus",
+    "Snapshots",
+    "SuspectSamples",
     "Training",
     "TrainingMembership",
     "TrainingReport",

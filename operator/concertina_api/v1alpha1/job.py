@@ -188,7 +188,12 @@ class Training(Model):
     evaluate_every_samples: Positive | None = None
     """Evaluate at the first step boundary at or after each multiple of this."""
     max_skipped_steps: Annotated[int, Field(ge=0, le=10**6)] = 5
-    """Steps in a row whose loss or gradient may be non-finite before training stops."""
+    """Steps in a row that may be skipped before training stops."""
+    spike_deviations: Annotated[float, Field(ge=2, le=1000)] | None = None
+    """Skip a step whose loss lies this many standard deviations above its running mean. Absent: none."""
+    roll_back_after: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    """Skipped steps in a row after which the newest snapshot is taken up again, with the samples since
+    then left out. Absent: never."""
     loader_processes: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that load samples ahead; 0 loads in the worker itself."""
 
@@ -249,22 +254,60 @@ class Pods(Model):
         return self
 
 
+class CheckpointInterval(StrEnum):
+    """What says how often a checkpoint is saved."""
+
+    FIXED = "Fixed"
+    MEASURED = "Measured"
+
+
 class Checkpoint(Model):
     """Durable state from which any world size can start."""
 
     path: Annotated[str, Field(min_length=1, max_length=1024)] = "checkpoints"
-    """Folder that every worker can write; relative paths are inside the run's folder."""
+    """Folder that every worker can write, or a URL such as `s3://bucket/folder`.
+
+    Relative paths are inside the run's folder.
+    """
+    interval: CheckpointInterval = CheckpointInterval.FIXED
+    """Fixed saves every everySeconds; Measured as often as the cost of a checkpoint and the rate of
+    failures make best (Young 1974, Daly 2006), everySeconds being the longest."""
     every_seconds: Seconds | None = 600
     """Time between two checkpoints; null means only at the end and when the job leaves its pods."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
     """Newest checkpoints that are kept."""
 
 
+class SnapshotMode(StrEnum):
+    """Whether copies of the state are kept in neighbours' memory."""
+
+    AUTO = "Auto"
+    OFF = "Off"
+
+
+class Snapshots(Model):
+    """Copies of the state in the memory of a neighbour's pod: a loss costs no checkpoint."""
+
+    mode: SnapshotMode = SnapshotMode.AUTO
+    """Auto keeps them where there is a neighbour and memory for them."""
+    every_steps: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    """Steps between two snapshots. Absent: what costs at most maxCost, measured and adapted."""
+    max_cost: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Largest share of the step time that snapshots may cost."""
+
+
 class FailurePolicy(Model):
     """When a job that keeps failing is given up."""
 
     backoff_limit: Annotated[int, Field(ge=0, le=10**6)] = 3
-    """Failed rounds before the job fails; the count starts anew after 1,000 good steps."""
+    """Failed rounds before the job fails; the count starts anew after 1,000 good steps.
+
+    Only failures of the user's code count; lost pods and nodes do not.
+    """
+    arbiter_timeout_seconds: Seconds = 600
+    """How long survivors of a broken round wait for an operator; then they save and exit."""
+    avoid_node_after: Annotated[int, Field(ge=0, le=100)] = 3
+    """Losses on one node within an hour after which new pods avoid it for an hour; 0: never."""
 
 
 class CleanupPolicy(StrEnum):
@@ -296,6 +339,7 @@ class JobSpec(Model):
     pods: Pods = Pods()
     scaling: ScalingPolicy = ScalingPolicy()
     checkpoint: Checkpoint = Checkpoint()
+    snapshots: Snapshots = Snapshots()
     failure_policy: FailurePolicy = FailurePolicy()
     suspend: bool = False
     """True: save a checkpoint and give back all pods. False: go on at the next sample."""

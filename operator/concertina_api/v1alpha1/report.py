@@ -59,7 +59,11 @@ class Progress(Model):
     noise_scale: Finite | None = None
     samples_per_second: Duration | None = None
     skipped_steps: Count = 0
-    """Steps whose loss or gradient was not finite, since the start."""
+    """Steps that changed no parameter, since the start: a loss or gradient not finite, or a spike."""
+    rollbacks: Count = 0
+    """Times that skipped steps led back to a snapshot, since the start."""
+    useful_seconds: Duration = 0.0
+    """Worker-seconds in the steps that led to this state; steps that were lost are not in it."""
 
 
 class Resize(Model):
@@ -76,13 +80,23 @@ class Resize(Model):
     ] = Field(default_factory=dict)
     """Seconds of each phase of the pause, in order."""
     source: Annotated[str, Field(max_length=32)] = "memory"
-    """Where state came from: memory, checkpoint or seed."""
+    """Where state came from: memory, snapshot, checkpoint or seed."""
+    lost: Count = 0
+    """Workers of the round before that were lost with their shards."""
+    steps_lost: Count = 0
+    """Steps that had been done and are run again."""
+    detection_seconds: Duration | None = None
+    """From the last sign of the old round to the membership that names the loss; only after one."""
 
 
 class FailureCause(StrEnum):
     """What ended a worker."""
 
     EXCEPTION = "Exception"
+    OUT_OF_MEMORY = "OutOfMemory"
+    """Of the host or of the device."""
+    INFRASTRUCTURE = "Infrastructure"
+    """Nothing that the job's author could mend: storage, network, a device, a kill from outside."""
     SIGNAL = "Signal"
     EXIT_CODE = "ExitCode"
     NON_FINITE = "NonFinite"
@@ -103,6 +117,12 @@ class Failure(Model):
     message: Text = ""
     permanent: bool = False
     """True when trying again cannot help (the user must edit the job)."""
+    traceback: Annotated[str, Field(max_length=1024)] = ""
+    """The end of the worker's traceback."""
+    first_sample: Count | None = None
+    """First sample of the micro-batch, or the sample, that was being worked on."""
+    num_samples: Count = 0
+    """How many samples that was."""
 
 
 class SavedCheckpoint(Model):
@@ -111,6 +131,22 @@ class SavedCheckpoint(Model):
     step: Count
     samples: Count
     path: Annotated[str, Field(max_length=1024)]
+
+
+class SnapshotFacts(Model):
+    """The newest snapshot that every worker of the round holds, or why there is none."""
+
+    step: Count = 0
+    every_steps: Count = 0
+    """Steps between two snapshots now; 0 while there are none."""
+    seconds: Duration = 0.0
+    """From its copy until every neighbour had it."""
+    cost: Duration = 0.0
+    """Share of the step time that snapshots take, measured."""
+    num_bytes: Count = 0
+    """Host memory that one worker keeps for snapshots."""
+    off: Text = ""
+    """Why none are taken; empty when they are."""
 
 
 class PodPhase(StrEnum):
@@ -154,6 +190,9 @@ class Report(Model):
     acknowledged: Resize | None = None
     """Newest round that this pod's leader has committed."""
     checkpoint: SavedCheckpoint | None = None
+    snapshot: SnapshotFacts | None = None
+    slow: Annotated[tuple[Name, ...], Field(max_length=8)] = ()
+    """Pods whose workers the others wait for; the leader tells it."""
     finished: bool = False
     """The run has consumed all its samples."""
     state_bytes: Count | None = None

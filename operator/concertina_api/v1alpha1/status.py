@@ -13,7 +13,7 @@ from concertina_api.v1alpha1.base import Count, Duration, Finite, Model, Text, T
 
 
 class ConditionType(StrEnum):
-    """Types of the job's conditions; all are good when True, but NameTaken and Failed."""
+    """Types of the job's conditions; all are good when True, but NameTaken, Slow and Failed."""
 
     READY = "Ready"
     PODS_READY = "PodsReady"
@@ -22,6 +22,10 @@ class ConditionType(StrEnum):
     TEMPLATE_VALID = "TemplateValid"
     COMPATIBLE = "Compatible"
     CHECKPOINT_DURABLE = "CheckpointDurable"
+    SNAPSHOTS_TAKEN = "SnapshotsTaken"
+    """The loss of a pod costs no checkpoint: its neighbour holds its part of the state."""
+    SLOW = "Slow"
+    """A pod keeps the others waiting."""
     NAME_TAKEN = "NameTaken"
     """An object of a needed name belongs to somebody else; it is never adopted."""
     SUSPENDED = "Suspended"
@@ -97,6 +101,51 @@ class LastResize(Model):
     at: AwareDatetime | None = None
 
 
+class SnapshotStatus(Model):
+    """The newest snapshot that every worker holds."""
+
+    step: Count = 0
+    every_steps: Count = 0
+    """Steps between two snapshots now; 0 while there are none."""
+    seconds: Duration = 0.0
+    """From its copy until every neighbour had it."""
+    cost: Duration = 0.0
+    """Share of the step time that snapshots take, measured."""
+
+
+class RecoveryStatus(Model):
+    """Losses of pods that training has survived."""
+
+    count: Count = 0
+    """Acknowledged rounds that began with a loss."""
+    steps_lost: Count = 0
+    """Steps that were done and had to be run again."""
+    source: Annotated[str, Field(max_length=32)] = ""
+    """Where the newest one took its state from: memory, snapshot, checkpoint or seed."""
+    detection_seconds: Duration | None = None
+    """Of the newest one: from the last sign of the old round to the membership that names the loss."""
+    pause_seconds: Duration | None = None
+    """Of the newest one: from the last step before to the first step after."""
+    at: AwareDatetime | None = None
+
+
+class Offences(Model):
+    """Losses on one node, for which new pods avoid it."""
+
+    node: Annotated[str, Field(max_length=253)]
+    at: Annotated[tuple[AwareDatetime, ...], Field(max_length=100)] = ()
+    """When, newest last."""
+
+
+class SuspectSamples(Model):
+    """Samples at which a worker failed."""
+
+    first: Count
+    num_samples: Count = 1
+    count: Count = 1
+    """How often; at three the job fails and names them."""
+
+
 class Direction(StrEnum):
     """What a resize does to the number of workers."""
 
@@ -129,6 +178,12 @@ class FailureCount(Model):
     good_step: Count = 0
     """Step at which the count last started anew."""
     message: Text = ""
+    traceback: Annotated[str, Field(max_length=1024)] = ""
+    """The end of the traceback of the first failing rank, of the newest failure that counted."""
+    samples: Annotated[tuple[SuspectSamples, ...], Field(max_length=64)] = ()
+    """Where workers failed, newest last."""
+    infrastructure: Count = 0
+    """Failures since the job was created that nobody's code had caused; they do not count."""
 
 
 class RetryStatus(Model):
@@ -159,6 +214,10 @@ class JobStatus(Model):
     batch: BatchStatus = BatchStatus()
     progress: ProgressStatus = ProgressStatus()
     last_resize: LastResize | None = None
+    snapshot: SnapshotStatus = SnapshotStatus()
+    recoveries: RecoveryStatus = RecoveryStatus()
+    offences: Annotated[tuple[Offences, ...], Field(max_length=64)] = ()
+    """Nodes on which pods of this job were lost within the last hour."""
     resizes: Count = 0
     """Acknowledged rounds that changed the number of workers."""
     resize_counts: Annotated[tuple[ResizeCount, ...], Field(max_length=64)] = ()
@@ -171,6 +230,8 @@ class JobStatus(Model):
     """The part of gpuSeconds held by members of a round that trained."""
     idle_gpu_seconds: Duration = 0.0
     """The part held by other pods, or while no round trained; what is in neither was not told apart."""
+    useful_gpu_seconds: Duration = 0.0
+    """The part of gpuSeconds in steps that counted: goodput is its share of them."""
     start_time: AwareDatetime | None = None
     """When an operator first planned the job."""
     completion_time: AwareDatetime | None = None
