@@ -24,6 +24,7 @@ from concertina_api.v1alpha1 import (
     Progress,
     Resize,
     SavedCheckpoint,
+    SnapshotFacts,
 )
 from concertina_api.v1alpha1.base import (
     Count,
@@ -90,6 +91,22 @@ class WorkerStatus(Model):
     """Time between two checkpoints; None when it saves at its ends alone, or cannot save."""
     safe_at: Duration | None = None
     """When the state was as in the newest durable checkpoint, in seconds of time.monotonic()."""
+    snapshot: SnapshotFacts | None = None
+    """The leader tells it; None when the job takes none at all."""
+    snapshot_at: Duration | None = None
+    """When the state was as in the newest snapshot that all hold, in seconds of time.monotonic()."""
+    snapshots_taken: Count = 0
+    """Snapshots that became complete while this process led; counts for the metrics."""
+    snapshot_failures: Count = 0
+    """Those that did not, though no resize broke them off."""
+    recoveries: Annotated[
+        dict[Annotated[str, Field(max_length=32)], Count], Field(max_length=8)
+    ] = Field(default_factory=dict)
+    """Rounds after a loss that this process committed as leader, by the source of their state."""
+    steps_lost: Count = 0
+    """Steps that had been done and were run again after those losses."""
+    slow: Annotated[tuple[Name, ...], Field(max_length=8)] = ()
+    """Pods whose workers the others wait for."""
     device: Token | None = None
     """UUID of the worker's GPU."""
     device_bytes: Count | None = None
