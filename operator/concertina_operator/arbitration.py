@@ -2,8 +2,9 @@
 
 Called by plan.py. Pure: no I/O, no clock. The operator alone arbitrates: it writes a probe number
 into the membership; who does not echo it in time while an accuser does is lost. If all echo but
-some cannot reach each other, a mutually connected set stays. A round that nobody acknowledges is
-probed as well, later each time, so that a slow one is not broken off again and again.
+some still cannot reach each other at the end of that time, a mutually connected set stays: who was
+merely slow is reached by then. A round that nobody acknowledges is probed as well, later each time,
+so that a slow one is not broken off again and again.
 """
 
 from collections.abc import Iterable, Mapping
@@ -55,6 +56,7 @@ def arbitrate(
     """The verdict on a round with members, or None when nobody doubts it.
 
     Who is silent for `confirm` is lost if an accuser is not; if all are, only after `patience`.
+    Who echoes, but is still accused after `confirm` by one who echoes too, may be cut off.
 
     Once it is `committed`, those who left it have no part in it any more.
     `probe_at` is when the membership's probe was published, None when no probe is open.
@@ -68,25 +70,22 @@ def arbitrate(
     if probe_at is None:
         return Verdict(opens_probe=True, requeue_after=confirm, reason=suspicion.reason)
     echoed = {pod for pod, report in reports.items() if report.probe >= membership.probe}
-    accused = set(participants)
-    if suspicion.accusers and suspicion.edges:
-        accused = {accused for _, accused in suspicion.edges}
-    silent = accused - echoed
+    heard = bool(echoed & (suspicion.accusers or echoed))
+    told = [edge for edge in suspicion.edges if edge[0] in echoed]
+    silent = _accused(suspicion, participants) - echoed
+    if not heard and not silent:
+        silent = set(suspicion.accusers - echoed)
+    waited = confirm if heard else patience
+    left = probe_at + waited - now
+    if (silent or told) and left > timedelta(0):
+        manner = "probing" if heard else "nobody has answered yet"
+        return Verdict(requeue_after=left, reason=f"{suspicion.reason}; {manner}")
     if silent:
-        left = probe_at + confirm - now
-        if left > timedelta(0):
-            return Verdict(requeue_after=left, reason=f"{suspicion.reason}; probing")
-        waited = confirm
-        if not echoed & (suspicion.accusers or echoed):
-            waited, left = patience, probe_at + patience - now
-            if left > timedelta(0):
-                reason = f"{suspicion.reason}; nobody answers"
-                return Verdict(requeue_after=left, reason=reason)
         reason = f"it did not answer probe {membership.probe} in {waited.total_seconds():g} s"
         lost = [Lost(member=participants[pod], reason=reason) for pod in sorted(silent)]
         return Verdict(renews=True, lost=tuple(lost), reason=suspicion.reason)
     ranks = {pod: rank for rank, pod in enumerate(participants)}
-    cut = disconnected(ranks, suspicion.edges)
+    cut = disconnected(ranks, told)
     lost = [
         Lost(member=participants[pod], reason="the larger part of the round cannot reach it")
         for pod in cut
@@ -121,6 +120,13 @@ def commit_limit(*, round_number: int, committed_round: int, longest: timedelta)
             break
         limit *= 2
     return max(min(limit, longest), FIRST_COMMIT_LIMIT)
+
+
+def _accused(suspicion: Suspicion, participants: Iterable[str]) -> set[str]:
+    """Who could not be reached; anybody in the round, as long as nobody says who."""
+    if suspicion.accusers and suspicion.edges:
+        return {accused for _, accused in suspicion.edges}
+    return set(participants)
 
 
 def _reports(

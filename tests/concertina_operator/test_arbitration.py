@@ -72,11 +72,30 @@ def test_silence_counts_only_when_an_accuser_echoes():
     assert lost(late) == ["tiny-lm-1"]
 
 
-def test_if_all_echo_a_mutually_connected_set_stays():
+def test_if_all_echo_a_mutually_connected_set_stays_after_a_while():
     standings = [a_voice(0, 1, probe=7), a_voice(1, 0, 2, probe=7), a_voice(2, 1, probe=7)]
-    answer = verdict(standings, probe=7, probe_at=100, now=101)
+    early = verdict(standings, probe=7, probe_at=100, now=101)
+    assert (early.renews, early.requeue_after) == (False, timedelta(seconds=4))
+    answer = verdict(standings, probe=7, probe_at=100, now=105)
     assert answer.renews
     assert lost(answer) == ["tiny-lm-1"]
+
+
+def test_a_slow_pod_that_is_reached_again_is_not_doubted_any_more():
+    assert verdict([a_voice(0, probe=7), a_voice(1, probe=7)], probe=7, probe_at=100) is None
+
+
+def test_what_a_silent_pod_said_before_it_fell_silent_cuts_nobody_off():
+    standings = [a_voice(0, 1, probe=7), a_voice(1, 2, probe=6), a_voice(2, probe=7)]
+    answer = verdict(standings, probe=7, probe_at=100, now=105)
+    assert lost(answer) == ["tiny-lm-1"]
+
+
+def test_an_accuser_that_falls_silent_itself_is_lost_after_a_long_while():
+    standings = [a_voice(0, probe=7), a_voice(1, 2, probe=6), a_voice(2, probe=7)]
+    answer = verdict(standings, probe=7, probe_at=100, now=105)
+    assert (answer.renews, answer.requeue_after) == (False, timedelta(seconds=595))
+    assert lost(verdict(standings, probe=7, probe_at=100, now=700)) == ["tiny-lm-1"]
 
 
 def test_a_broken_round_of_which_all_echo_is_renewed_as_it_is():

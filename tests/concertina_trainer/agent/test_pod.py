@@ -105,7 +105,7 @@ def test_workers_that_are_not_warm_are_ended_at_once_and_have_not_failed(setting
 
 
 def test_a_member_that_does_not_answer_is_reported_while_the_workers_train(settings):
-    tally, reach = Tally(), Reach(answers=lambda _: False, training_seconds=0.01)
+    tally, reach = Tally(), Reach(answers=lambda _: False, call_seconds=0.01)
     pod = a_pod(settings, tally, reach)
     pod.begin()
     members = [

@@ -13,13 +13,20 @@ from datetime import UTC, datetime
 from concertina_api.v1alpha1 import Failure, Membership, PodPhase, Report
 from concertina_trainer.agent.failure import (
     End,
+    Inquest,
     culprit,
     failure_of,
-    last_lines,
     may_restart,
 )
 from concertina_trainer.agent.leave import Leave
-from concertina_trainer.agent.mailbox import Inbox, Notice, WorkerStatus, put, worker_file
+from concertina_trainer.agent.mailbox import (
+    Inbox,
+    Notice,
+    WorkerStatus,
+    put,
+    samples_file,
+    worker_file,
+)
 from concertina_trainer.agent.membership import MembershipSource
 from concertina_trainer.agent.metrics import Tally
 from concertina_trainer.agent.reach import Reach
@@ -54,6 +61,7 @@ class Pod:
         self._tally = tally
         self._leave = leave
         self._reach = reach or Reach()
+        self._inquest = Inquest(settings)
         self.incarnation = ""
         self._num_workers = settings.job.spec.pods.workers_per_pod
         self._inboxes: list[Inbox[WorkerStatus]] = []
@@ -74,7 +82,12 @@ class Pod:
         self._statuses = ()
         mailbox = self._settings.mailbox
         mailbox.mkdir(parents=True, exist_ok=True)
-        stale = [worker_file(mailbox, local_rank) for local_rank in range(self._num_workers)]
+        stale = [
+            file(mailbox, local_rank)
+            for local_rank in range(self._num_workers)
+            for file in (worker_file, samples_file)
+        ]
+        self._inquest.begin()
         if self._starts == 1:  # a pod of the same name may have used the folder before
             stale += [mailbox / "membership.json", mailbox / "notice.json"]
         for path in stale:
@@ -97,7 +110,7 @@ class Pod:
         self._read_statuses()
         self._keep_stores()
         report = self._report()
-        self._reach.look(self._relayed, uid=self._settings.uid, phase=report.phase)
+        self._reach.look(self._relayed, uid=self._settings.uid, phase=report.phase, now=now)
         self._tally.update(
             self._statuses, restarts=max(0, self._starts - 1), is_ready=report.phase in READY
         )
@@ -133,12 +146,11 @@ class Pod:
         if self._given_up:  # they were killed on purpose
             return
         self._read_statuses()
-        log = self._settings.worker_log(self.incarnation, culprit(ends).local_rank, "stderr")
         self._failure = failure_of(
             ends,
             statuses={status.local_rank: status for status in self._statuses},
             incarnation=self.incarnation,
-            lines=last_lines(log),
+            evidence=self._inquest.evidence(self.incarnation, culprit(ends).local_rank),
         )
         restart = may_restart(self._failed_steps, step=self._step)
         self._failed_steps.append(self._step)
