@@ -6,6 +6,8 @@ ConcertinaError
 |-- CheckpointInvalid     this checkpoint cannot be used; another one may
 |-- RoundFailed           the round broke; wait for the next one
 `-- TrainingFailed        training cannot go on                              (exit code 1)
+    |-- SampleFailed      the task could not make the samples that it names
+    `-- Diverged          too many steps in a row had to be skipped
 """
 
 
@@ -43,3 +45,16 @@ class RoundFailed(ConcertinaError):
 
 class TrainingFailed(ConcertinaError):
     """Training cannot continue, for a reason that the message gives."""
+
+
+class SampleFailed(TrainingFailed):
+    """The task's data set or `collate` failed, or the process in which it ran."""
+
+    def __init__(self, message: str, *, first_sample: int, num_samples: int = 1) -> None:
+        super().__init__(message)
+        self.first_sample = first_sample
+        self.num_samples = num_samples
+
+
+class Diverged(TrainingFailed):
+    """Too many steps in a row had to be skipped: loss or gradient is not finite, or too large."""

@@ -22,7 +22,7 @@ from concertina_trainer.loop.context import worker_context
 from concertina_trainer.loop.session import Ending, Session
 from concertina_trainer.loop.status import StatusBoard
 from concertina_trainer.task import Task
-from concertina_trainer.worker import EXCLUDED_EXIT_CODE, failed, introduce, open_session
+from concertina_trainer.worker import excluded, failed, introduce, open_session
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def session(job: str | Path, task: Task) -> Iterator[Session]:
         with open_session(manifest, task, context, board=board) as training:
             yield training
     except Exception as error:
-        failed(board, error)
+        failed(board, error, context=context)
         raise
     if training.ending is Ending.EXCLUDED:
-        raise SystemExit(EXCLUDED_EXIT_CODE)
+        raise SystemExit(excluded(board))

@@ -20,14 +20,19 @@ from pathlib import Path
 
 import torch
 
-from concertina_api.errors import ConcertinaError, InvalidJob
+from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import AdaptiveTrainingJob, Failure, FailureCause, PodPhase
+from concertina_trainer.agent.mailbox import samples_file
+from concertina_trainer.agent.pod_memory import PodMemory
 from concertina_trainer.agent.settings import load_job
+from concertina_trainer.agent.under_way import UnderWay, samples_under_way
+from concertina_trainer.causes import LONGEST_MESSAGE, account_of, out_of_memory
 from concertina_trainer.data.loader import Loader
 from concertina_trainer.data.micro_batches import recreated_batches, training_batches
 from concertina_trainer.loading import check_model, load_task
 from concertina_trainer.logs import WORKER_FORMAT, Logs, set_up_logs
 from concertina_trainer.loop.context import WorkerContext, worker_context
+from concertina_trainer.loop.devices import memory
 from concertina_trainer.loop.session import Ending, Session
 from concertina_trainer.loop.status import StatusBoard
 from concertina_trainer.loop.warm_up import warm_up
@@ -55,9 +60,9 @@ def main() -> int:
                 with step:
                     for batch in step.micro_batches():
                         step.backward(task.loss(step.model, batch))
-        return EXCLUDED_EXIT_CODE if training.ending is Ending.EXCLUDED else 0
+        return excluded(board) if training.ending is Ending.EXCLUDED else 0
     except Exception as error:  # noqa: BLE001 - the outermost place: told to the agent, then exit
-        return failed(board, error)
+        return failed(board, error, context=context)
 
 
 def introduce(
@@ -97,6 +102,7 @@ def open_session(
         batches,
         num_processes=spec.training.loader_processes,
         recreate=partial(recreated_batches, spec),
+        under_way=UnderWay(samples_file(context.mailbox, context.local_rank)),
     )
     warm_up(spec, task, loader=loader, device=context.device)
     loader.warm_up()
@@ -112,25 +118,61 @@ def open_session(
     )
 
 
-def failed(board: StatusBoard, error: Exception) -> int:
+def excluded(board: StatusBoard) -> int:
+    """Tell the agent that nobody's code is to blame; returns the exit code."""
+    status = board.status
+    failure = Failure(
+        round=status.round,
+        incarnation=status.incarnation,
+        rank=status.rank,
+        cause=FailureCause.INFRASTRUCTURE,
+        message="a round went on without this worker",
+    )
+    board.tell(failure=failure)
+    return EXCLUDED_EXIT_CODE
+
+
+def failed(board: StatusBoard, error: Exception, *, context: WorkerContext) -> int:
     """Tell the agent why, and choose the exit code."""
     log.error("the worker failed", exc_info=error)
-    permanent = isinstance(error, ConcertinaError) and error.exit_code == 2
-    cause = FailureCause.INVALID_JOB if isinstance(error, InvalidJob) else FailureCause.EXCEPTION
-    message = str(error) if isinstance(error, ConcertinaError) else repr(error)
-    status = board.status
+    account, status = account_of(error), board.status
+    permanent = account.cause is FailureCause.INVALID_JOB
+    message = account.message
+    if account.cause is FailureCause.OUT_OF_MEMORY:
+        message = f"{_memory_in_words(message, context.device)}: {message}"
+    samples = account.samples
+    if samples is None and not permanent:
+        samples = samples_under_way(samples_file(context.mailbox, context.local_rank))
     board.tell(
         phase=PodPhase.FAILED,
         failure=Failure(
             round=status.round,
             incarnation=status.incarnation,
             rank=status.rank,
-            cause=cause,
-            message=message[-512:],
+            cause=account.cause,
+            message=message[:LONGEST_MESSAGE],
             permanent=permanent,
+            traceback="" if permanent else account.traceback,
+            first_sample=samples.start if samples else None,
+            num_samples=len(samples or ()),
         ),
     )
-    return 2 if permanent else 1
+    return InvalidJob.exit_code if permanent else 1
+
+
+def _memory_in_words(detail: str, device: torch.device) -> str:
+    """The sizes of the memory that was refused: the device's when it was, else the host's."""
+    if (
+        device.type == "cuda"
+        and "cpuallocator" not in detail.lower()
+        and "MemoryError" not in detail
+    ):
+        held = memory(device).peak_bytes
+        limit, where = torch.cuda.get_device_properties(device).total_memory, "the GPU"
+    else:
+        held = memory(torch.device("cpu")).peak_bytes
+        limit, where = PodMemory.of_this_process().limit_bytes(), "the pod"
+    return out_of_memory(detail, held_bytes=held, limit_bytes=limit, where=where)
 
 
 if __name__ == "__main__":

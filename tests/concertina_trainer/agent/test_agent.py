@@ -68,7 +68,7 @@ def test_failed_workers_start_again_as_others_until_they_failed_too_often(run_of
 
     pod.order("die SIGKILL", local_rank=1)
     seen = pod.warm(after=seen.incarnation)
-    assert seen.failure.cause is FailureCause.SIGNAL
+    assert seen.failure.cause is FailureCause.INFRASTRUCTURE
     assert seen.failure.message == "killed by SIGKILL"
 
     pod.order("fail")
@@ -171,7 +171,7 @@ def test_a_worker_that_dies_between_two_looks_is_counted_as_a_failure(run, tmp_p
 
     assert process.exitcode == 1, log.read_text()
     failure = run.report("tiny-0").failure
-    assert (failure.cause, failure.message) == (FailureCause.SIGNAL, "killed by SIGKILL")
+    assert (failure.cause, failure.message) == (FailureCause.INFRASTRUCTURE, "killed by SIGKILL")
     assert len(starts.read_text()) == 1 + MAX_RESTARTS
 
 

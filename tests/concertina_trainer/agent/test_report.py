@@ -160,6 +160,22 @@ def test_a_report_fits_into_2_kib():
     assert made.suspects
 
 
+def test_the_end_of_a_traceback_fills_the_room_that_is_left():
+    failure = Failure(
+        round=1,
+        incarnation="a",
+        cause="Exception",
+        message="m" * 512,
+        traceback="t" * 1020 + "tail",
+    )
+    made = report(status(rank=0), failure=failure)
+
+    assert size_bytes(made) <= MAX_BYTES
+    assert len(made.failure.traceback) >= 512
+    assert made.failure.traceback.endswith("tail")
+    assert made.failure.message == failure.message
+
+
 class Sink:
     progress_seconds = 30.0
 

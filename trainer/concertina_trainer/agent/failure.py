@@ -1,23 +1,26 @@
-"""Says why a worker ended and whether it may be started again.
+"""Says why a worker ended and whether it may be started again. Called by the pod.
 
-Pure, but for `ended` and `last_lines`, which look at processes and at a log.
+Pure, but for `ended`, `last_lines` and `Inquest`, which look at processes, at files and at the
+pod's memory. What a cause means is in causes.py.
 """
 
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import Failure, FailureCause
-from concertina_trainer.agent.mailbox import WorkerStatus
+from concertina_trainer.agent.mailbox import WorkerStatus, samples_file
+from concertina_trainer.agent.pod_memory import PodMemory
+from concertina_trainer.agent.settings import Settings
+from concertina_trainer.agent.under_way import samples_under_way
+from concertina_trainer.causes import LONGEST_MESSAGE, cause_of_signal, out_of_memory, signal_name
 
 MAX_RESTARTS = 3
 GOOD_STEPS = 1000
 """Restarts are counted over this many steps: MAX_RESTARTS within them are tolerated."""
 _TAIL_BYTES = 4096
-_MESSAGE_LENGTH = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,35 +46,49 @@ def ended(pids: Mapping[int, int]) -> tuple[End, ...]:
     return tuple(ends)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known of a worker's end besides its exit code and its own account."""
+
+    lines: str = ""
+    """The last ones of its log."""
+    samples: range | None = None
+    """Samples that it was working on."""
+    memory_kills: int = 0
+    """Processes of the pod that were killed for lack of memory since the workers started."""
+    limit_bytes: int | None = None
+    """Memory that the pod may use."""
+
+
 def failure_of(
-    ends: Sequence[End], *, statuses: Mapping[int, WorkerStatus], incarnation: str, lines: str
+    ends: Sequence[End],
+    *,
+    statuses: Mapping[int, WorkerStatus],
+    incarnation: str,
+    evidence: Evidence,
 ) -> Failure:
     """The failure to report when workers ended by themselves, at least one of them badly.
 
-    The worker's own account is the best; `lines` are the last ones of the log of `culprit`.
+    The worker's own account is the best; `evidence` is about the `culprit`.
     """
     end = culprit(ends)
     status = statuses.get(end.local_rank)
     told = status.failure if status else None
-    if told is not None:
-        permanent = told.permanent or end.code == InvalidJob.exit_code
-        return told.model_copy(update={"permanent": permanent})
-    if end.code == -signal.SIGKILL:
-        lines = ""  # it came from outside: the log knows nothing of it
-    if end.code < 0:
-        cause, text = FailureCause.SIGNAL, f"killed by {_signal_name(-end.code)}"
+    if told is None:
+        told = _untold(end, status, incarnation=incarnation, evidence=evidence)
     elif end.code == InvalidJob.exit_code:
-        cause, text = FailureCause.INVALID_JOB, f"exit code {end.code}"
-    else:
-        cause, text = FailureCause.EXIT_CODE, f"exit code {end.code}"
-    return Failure(
-        round=status.round if status else 0,
-        rank=status.rank if status else -1,
-        incarnation=incarnation,
-        cause=cause,
-        message=_shortened(f"{text}: ", lines) if lines else text,
-        permanent=cause is FailureCause.INVALID_JOB,
-    )
+        told = told.model_copy(update={"permanent": True})
+    if evidence.memory_kills and told.cause is FailureCause.INFRASTRUCTURE:
+        # The worker, or a process that loads its data, was killed because the pod had no more.
+        sizes = out_of_memory(
+            told.message,
+            held_bytes=status.peak_bytes if status else None,
+            limit_bytes=evidence.limit_bytes,
+            where="the pod",
+        )
+        message = f"{told.message}: {sizes}"[:LONGEST_MESSAGE]
+        told = told.model_copy(update={"cause": FailureCause.OUT_OF_MEMORY, "message": message})
+    return told
 
 
 def culprit(ends: Sequence[End]) -> End:
@@ -101,13 +118,54 @@ def last_lines(path: Path, *, count: int = 5) -> str:
     return "\n".join([line for line in text.splitlines() if line.strip()][-count:])
 
 
+class Inquest:
+    """Gathers evidence; it knows from when on it counts."""
+
+    def __init__(self, settings: Settings, *, memory: PodMemory | None = None) -> None:
+        self._settings = settings
+        self._memory = memory or PodMemory.of_this_process()
+        self._kills_before = self._memory.kills()
+
+    def begin(self) -> None:
+        """Workers are about to start."""
+        self._kills_before = self._memory.kills()
+
+    def evidence(self, incarnation: str, local_rank: int) -> Evidence:
+        """What is known of the worker that has ended."""
+        log = self._settings.worker_log(incarnation, local_rank, "stderr")
+        return Evidence(
+            lines=last_lines(log),
+            samples=samples_under_way(samples_file(self._settings.mailbox, local_rank)),
+            memory_kills=self._memory.kills() - self._kills_before,
+            limit_bytes=self._memory.limit_bytes(),
+        )
+
+
+def _untold(
+    end: End, status: WorkerStatus | None, *, incarnation: str, evidence: Evidence
+) -> Failure:
+    """What the end itself says."""
+    samples, lines = evidence.samples, evidence.lines
+    if end.code < 0:
+        cause, text = cause_of_signal(-end.code), f"killed by {signal_name(-end.code)}"
+    elif end.code == InvalidJob.exit_code:
+        cause, text = FailureCause.INVALID_JOB, f"exit code {end.code}"
+    else:
+        cause, text = FailureCause.EXIT_CODE, f"exit code {end.code}"
+    if cause is FailureCause.INFRASTRUCTURE:
+        lines = ""  # it came from outside: the log knows nothing of it
+    return Failure(
+        round=status.round if status else 0,
+        rank=status.rank if status else -1,
+        incarnation=incarnation,
+        cause=cause,
+        message=_shortened(f"{text}: ", lines) if lines else text,
+        permanent=cause is FailureCause.INVALID_JOB,
+        first_sample=samples.start if samples else None,
+        num_samples=len(samples or ()),
+    )
+
+
 def _shortened(head: str, lines: str) -> str:
-    """The end of a traceback says most."""
-    return head + lines[-(_MESSAGE_LENGTH - len(head)) :]
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    """The end of a log says most."""
+    return head + lines[-(LONGEST_MESSAGE - len(head)) :]

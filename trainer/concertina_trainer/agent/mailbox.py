@@ -3,8 +3,9 @@
     membership.json      agent -> workers   the newest membership, as the agent received it
     notice.json          agent -> workers   the pod must end; by when
     worker-<local>.json  worker -> agent    what the worker is doing
+    worker-<local>.samples  worker -> agent  which samples it works on (under_way.py)
 
-Every file is replaced by rename, so a reader sees the old or the new one, never a part. A file
+Every .json file is replaced by rename, so a reader sees the old or the new one, never a part. A file
 outlives the process that wrote it, needs no thread on either side, and costs a reader one stat
 when nothing changed.
 """
@@ -164,3 +165,8 @@ def notice_inbox(mailbox: Path) -> Inbox[Notice]:
 def worker_file(mailbox: Path, local_rank: int) -> Path:
     """Where a worker tells what it is doing."""
     return mailbox / f"worker-{local_rank}.json"
+
+
+def samples_file(mailbox: Path, local_rank: int) -> Path:
+    """Where a worker notes which samples it works on."""
+    return mailbox / f"worker-{local_rank}.samples"

@@ -23,6 +23,7 @@ PER_SECOND = 1.0
 CLUSTER_PROGRESS_SECONDS = 30.0
 FILE_PROGRESS_SECONDS = 0.5
 _MAX_SUSPECTS = 64
+_LEAST_TRACEBACK = 256
 _PROGRESS_FIELDS = {"time": None, "progress": None, "state_bytes": None, "peak_bytes": None}
 
 # The pod is in the first of these phases that one of its workers is in.
@@ -203,11 +204,22 @@ def _news(report: Report) -> Report:
 
 def _within_bounds(report: Report) -> Report:
     """Shorten the longest texts until the report fits into 2 KiB; numbers are never dropped."""
-    for shorten in (_short_failure, _short_reason, _few_suspects, _no_phases):
+    for shorten in (_short_traceback, _short_failure, _short_reason, _few_suspects, _no_phases):
         if size_bytes(report) <= MAX_BYTES:
             break
         report = shorten(report)
     return report
+
+
+def _short_traceback(report: Report) -> Report:
+    """With the end of the traceback, which says most, as far as there is room."""
+    if report.failure is None:
+        return report
+    told = report.failure.traceback
+    cut = min(size_bytes(report) - MAX_BYTES, max(len(told) - _LEAST_TRACEBACK, 0))
+    return report.model_copy(
+        update={"failure": report.failure.model_copy(update={"traceback": told[cut:]})}
+    )
 
 
 def _short_failure(report: Report) -> Report:

@@ -14,18 +14,26 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 
-from concertina_api.errors import ConcertinaError, TrainingFailed
+from concertina_api.errors import SampleFailed, TrainingFailed
+from concertina_api.v1alpha1 import FailureCause
+from concertina_trainer.agent.under_way import UnderWay
+from concertina_trainer.causes import (
+    Account,
+    Elsewhere,
+    account_of,
+    cause_of_signal,
+    signal_name,
+)
 from concertina_trainer.data.micro_batches import MicroBatches
 from concertina_trainer.data.wire import packed, unpacked
 
@@ -40,17 +48,19 @@ class Loader:
         num_processes: int = 0,
         recreate: Callable[[], MicroBatches] | None = None,
         depth: int | None = None,
+        under_way: UnderWay | None = None,
     ) -> None:
         """Start the processes; they get ready while the caller goes on.
 
         `recreate` is pickled to each process and makes its data there, say
         `partial(recreated_batches, spec)`: data sets themselves do not travel. About `depth`
         micro-batches (default: two per process) are loading or waiting at a time, never more
-        than twice as many.
+        than twice as many. `under_way` is told which samples are worked on.
         """
         self.wait_seconds = 0.0
         """Time that `get` has kept its callers waiting, in total."""
         self._batches = batches
+        self._under_way = under_way
         self._depth = depth or 2 * num_processes
         self._wanted: list[int] = []
         self._loading: dict[int, Future[bytes]] = {}
@@ -71,6 +81,7 @@ class Loader:
 
     def aim(self, first_samples: Sequence[int]) -> None:
         """Load these micro-batches next, in this order; cancel every other one."""
+        self.done()
         self._wanted = list(first_samples)
         wanted = set(first_samples)
         # A future that can be cancelled has not begun: it is queued again in the new order.
@@ -85,9 +96,11 @@ class Loader:
         """The micro-batch that begins at `first_sample`.
 
         Waits for it when it was aimed at, else loads it here; the one before is not loaded
-        again. Raises TrainingFailed that names the sample when the user's data set fails, or when
-        a loader process died.
+        again. Raises SampleFailed when the user's data set fails, or a loader process dies.
         """
+        if self._under_way is not None:
+            end = first_sample + self._batches.micro_batch_size
+            self._under_way.begin(range(first_sample, end))
         if self._last is None or self._last[0] != first_sample:
             start = time.monotonic()
             self._last = None
@@ -96,6 +109,11 @@ class Loader:
             finally:
                 self.wait_seconds += time.monotonic() - start
         return self._last[1]
+
+    def done(self) -> None:
+        """No micro-batch is worked on any more."""
+        if self._under_way is not None:
+            self._under_way.end()
 
     def close(self) -> None:
         """End the processes, whatever they are doing. Idempotent."""
@@ -138,7 +156,7 @@ class Loader:
         self.warm_up()
         process = self._idle.get()
         try:
-            return process.load(first_sample)
+            return process.load(first_sample, num_samples=self._batches.micro_batch_size)
         finally:
             self._idle.put(process)
 
@@ -167,15 +185,22 @@ class _LoaderProcess:
                 return
             self._process.start()
             self._theirs.close()
-        self._receive("making its data set")
-
-    def load(self, first_sample: int) -> bytes:
-        """The micro-batch as bytes; raises TrainingFailed."""
         try:
-            self._connection.send(first_sample)
-        except BrokenPipeError as error:
-            raise self._death(f"before the samples from {first_sample}") from error
-        return self._receive(f"loading the samples from {first_sample}")
+            self._receive("making its data set")
+        except Elsewhere as error:
+            raise TrainingFailed(str(error)) from error
+
+    def load(self, first_sample: int, *, num_samples: int) -> bytes:
+        """The micro-batch as bytes; raises SampleFailed."""
+        try:
+            with suppress(BrokenPipeError):  # told by what it answers, or by its end
+                self._connection.send(first_sample)
+            return self._receive(f"loading the samples from {first_sample}")
+        except Elsewhere as error:
+            told = error.account.samples or range(first_sample, first_sample + num_samples)
+            raise SampleFailed(
+                str(error), first_sample=told.start, num_samples=len(told)
+            ) from error
 
     def kill(self) -> None:
         """End the process; a thread that waits for it gets TrainingFailed."""
@@ -193,29 +218,23 @@ class _LoaderProcess:
         self._connection.close()
 
     def _receive(self, activity: str) -> bytes:
+        """The answer; raises Elsewhere with what the process tells, or how it ended."""
         try:
-            failure: _Failure | None = self._connection.recv()
-            if failure is None:
+            account: Account | None = self._connection.recv()
+            if account is None:
                 return self._connection.recv_bytes()
         except (EOFError, ConnectionResetError) as error:
-            raise self._death(activity) from error
-        failed = TrainingFailed(failure.message)
-        failed.add_note(failure.trace)
-        raise failed
+            raise Elsewhere(self._death(activity)) from error
+        raise Elsewhere(account)
 
-    def _death(self, activity: str) -> TrainingFailed:
+    def _death(self, activity: str) -> Account:
         self._process.join(timeout=10)
-        return TrainingFailed(
-            f"loader process {self._process.pid} died while {activity}, exit code"
-            f" {self._process.exitcode} (-9 is often a lack of memory)"
+        code = self._process.exitcode or 0
+        how = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
+        return Account(
+            cause=cause_of_signal(-code) if code < 0 else FailureCause.EXCEPTION,
+            message=f"loader process {self._process.pid} died while {activity}: {how}",
         )
-
-
-class _Failure(NamedTuple):
-    """What a loader process answers when the user's code failed."""
-
-    message: str
-    trace: str
 
 
 def _serve(connection: Connection, make: Callable[[], MicroBatches]) -> None:
@@ -228,31 +247,26 @@ def _serve(connection: Connection, make: Callable[[], MicroBatches]) -> None:
         try:
             batches = make()
         except Exception as error:  # noqa: BLE001 (told to the worker)
-            _send(connection, _failure(error))
+            _send(connection, account_of(error))
             return
         _send(connection, b"")
         while True:
             _send(connection, _loaded(batches, connection.recv()))
 
 
-def _loaded(batches: MicroBatches, first_sample: int) -> bytes | _Failure:
+def _loaded(batches: MicroBatches, first_sample: int) -> bytes | Account:
     try:
         return packed(batches.load(first_sample))
     except Exception as error:  # noqa: BLE001 (told to the worker)
-        return _failure(error)
+        return account_of(error)
 
 
-def _send(connection: Connection, answer: bytes | _Failure) -> None:
-    if isinstance(answer, _Failure):
+def _send(connection: Connection, answer: bytes | Account) -> None:
+    if isinstance(answer, Account):
         connection.send(answer)
     else:
         connection.send(None)
         connection.send_bytes(answer)
-
-
-def _failure(error: Exception) -> _Failure:
-    message = str(error) if isinstance(error, ConcertinaError) else repr(error)
-    return _Failure(message, traceback.format_exc())
 
 
 def _end_with_the_worker() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 
-from concertina_api.errors import TrainingFailed
+from concertina_api.errors import SampleFailed
 from concertina_api.v1alpha1 import JobSpec
 from concertina_trainer.loading import check_dataset, load_task
 from concertina_trainer.schedule.order import Shuffled, Stream, seed_of
@@ -40,7 +40,7 @@ class MicroBatches:
     def load(self, first_sample: int) -> Any:
         """Samples [first_sample, first_sample + m), collated.
 
-        Raises TrainingFailed that names the sample when the user's code fails.
+        Raises SampleFailed when the user's code fails.
         """
         numbers = range(first_sample, first_sample + self.micro_batch_size)
         # Stock augmentation draws from the global generators: give them the micro-batch's own.
@@ -49,9 +49,11 @@ class MicroBatches:
         try:
             return self.collate(samples)
         except Exception as error:
-            raise TrainingFailed(
+            raise SampleFailed(
                 f"collate failed on samples {numbers[0]} to {numbers[-1]}:"
-                f" {type(error).__name__}: {error}"
+                f" {type(error).__name__}: {error}",
+                first_sample=first_sample,
+                num_samples=len(numbers),
             ) from error
 
     def _samples(self, numbers: Iterable[int]) -> Iterator[Any]:
@@ -61,9 +63,10 @@ class MicroBatches:
             try:
                 sample = draw(index, number)
             except Exception as error:
-                raise TrainingFailed(
+                raise SampleFailed(
                     f"sample {number} (index {index} of the data set) could not be loaded:"
-                    f" {type(error).__name__}: {error}"
+                    f" {type(error).__name__}: {error}",
+                    first_sample=number,
                 ) from error
             yield sample
 
