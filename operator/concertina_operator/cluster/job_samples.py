@@ -7,7 +7,7 @@ here, whatever a status or a report says: one that is not in it is told as Other
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from concertina_api.v1alpha1 import ConditionType, JobStatus
@@ -40,6 +40,7 @@ _PAUSE: Final = ("greet", "open", "exchange", "build", "done", "commit", "begin"
 """Parts of a pause, as leaders tell them."""
 PHASES: Final = ("gather", "finish", *_PAUSE, OTHER)
 """Phases of a resize, in their order."""
+_OFFENCE_COUNTS_FOR: Final = timedelta(hours=1)
 _REASONS: Final = frozenset(RoundReason)
 
 
@@ -51,6 +52,10 @@ class JobView:
     status: JobStatus
     samples_target: int | None = None
     gpu_seconds: Mapping[Use, float] = field(default_factory=dict)
+    held_gpu_seconds: float = 0.0
+    """All of them, also those that were not told apart."""
+    avoid_node_after: int = 0
+    """See spec.failurePolicy; 0: never."""
     refusals: Mapping[RefusedKind, int] = field(default_factory=dict)
     report_age_seconds: float | None = None
     now: datetime
@@ -83,10 +88,17 @@ def job_samples(view: JobView) -> Iterator[Sample]:
         "concertina_job_pods_wanted": status.pods.wanted,
         "concertina_job_pods_ready": status.pods.ready,
         "concertina_job_gpus_held": status.gpus,
+        "concertina_job_useful_gpu_seconds": status.useful_gpu_seconds,
+        "concertina_job_goodput_ratio": _goodput(view),
         "concertina_job_samples": status.progress.samples,
         "concertina_job_samples_target": view.samples_target,
         "concertina_job_batch_requested_samples": status.batch.requested,
         "concertina_job_failures_total": status.failures.total,
+        "concertina_job_infrastructure_failures_total": status.failures.infrastructure,
+        "concertina_job_recoveries_total": status.recoveries.count,
+        "concertina_job_steps_lost_total": status.recoveries.steps_lost,
+        "concertina_job_avoided_nodes": _avoided_nodes(view),
+        "concertina_job_snapshot_age_steps": _snapshot_age_steps(status),
         "concertina_job_resizing_seconds": _resizing_seconds(status, now=view.now),
         "concertina_job_last_report_age_seconds": view.report_age_seconds,
     }
@@ -128,6 +140,33 @@ def phase_seconds(before: JobStatus, after: JobStatus) -> Mapping[str, float]:
     if decided is not None and decided <= published and (last is None or decided > last):
         phases["gather"] = (published - decided).total_seconds()
     return phases
+
+
+def _goodput(view: JobView) -> float | None:
+    """Share of the GPU seconds held that were spent in steps that counted.
+
+    What is held is counted up to now, what was useful up to the newest report: it is never too high.
+    """
+    if view.held_gpu_seconds <= 0:
+        return None
+    return min(view.status.useful_gpu_seconds / view.held_gpu_seconds, 1.0)
+
+
+def _avoided_nodes(view: JobView) -> int:
+    """Nodes with as many losses within the hour as make new pods avoid them."""
+    if not view.avoid_node_after:
+        return 0
+    recent = (
+        sum(view.now - at < _OFFENCE_COUNTS_FOR for at in entry.at)
+        for entry in view.status.offences
+    )
+    return sum(count >= view.avoid_node_after for count in recent)
+
+
+def _snapshot_age_steps(status: JobStatus) -> int | None:
+    if not status.snapshot.every_steps:
+        return None
+    return max(status.progress.step - status.snapshot.step, 0)
 
 
 def _resizing_seconds(status: JobStatus, *, now: datetime) -> float:

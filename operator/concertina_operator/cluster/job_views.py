@@ -11,7 +11,7 @@ from concertina_operator.cluster.job_samples import JobView
 from concertina_operator.cluster.observe import Watched
 from concertina_operator.cluster.records import Record, Records, Use
 from concertina_operator.cluster.store import Key
-from concertina_operator.ledger import idle_gpu_seconds, training_gpu_seconds
+from concertina_operator.ledger import gpu_seconds, idle_gpu_seconds, training_gpu_seconds
 
 
 def job_views(
@@ -36,6 +36,8 @@ def _view(
         status=record.status,
         samples_target=spec.samples if spec is not None else None,
         gpu_seconds=_gpu_seconds(record, now=now),
+        held_gpu_seconds=gpu_seconds(record.status, now=now),
+        avoid_node_after=spec.failure_policy.avoid_node_after if spec is not None else 0,
         refusals=dict(record.refusals),
         report_age_seconds=None if heard_at is None else max(loop_time - heard_at, 0.0),
         now=now,

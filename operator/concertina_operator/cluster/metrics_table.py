@@ -129,6 +129,22 @@ JOB_METRICS: Final = (
         " trains, idle: by any other pod, and by all while no round trains.",
         (*_JOB, "use"),
     ),
+    Metric(
+        "concertina_job_useful_gpu_seconds",
+        "gauge",
+        "GPU s",
+        "GPU seconds in the steps that led to the present state, as the leader last told them; it falls"
+        " when steps are lost.",
+        _JOB,
+    ),
+    Metric(
+        "concertina_job_goodput_ratio",
+        "gauge",
+        "",
+        "The share of those in the GPU seconds that the job has held since it was created; absent"
+        " before it held any.",
+        _JOB,
+    ),
     Metric("concertina_job_samples", "gauge", "samples", "Samples that are trained.", _JOB),
     Metric(
         "concertina_job_samples_target",
@@ -149,6 +165,42 @@ JOB_METRICS: Final = (
         "counter",
         "failures",
         "Failures that counted against backoffLimit, since the job was created.",
+        _JOB,
+    ),
+    Metric(
+        "concertina_job_infrastructure_failures_total",
+        "counter",
+        "failures",
+        "Failures that nobody's code had caused and that do not count, since the job was created.",
+        _JOB,
+    ),
+    Metric(
+        "concertina_job_recoveries_total",
+        "counter",
+        "recoveries",
+        "Losses of pods that training has survived, since the job was created.",
+        _JOB,
+    ),
+    Metric(
+        "concertina_job_steps_lost_total",
+        "counter",
+        "steps",
+        "Steps that had been done and were run again after them.",
+        _JOB,
+    ),
+    Metric(
+        "concertina_job_avoided_nodes",
+        "gauge",
+        "nodes",
+        "Nodes that new pods of the job avoid now, because pods were lost on them again and again.",
+        _JOB,
+    ),
+    Metric(
+        "concertina_job_snapshot_age_steps",
+        "gauge",
+        "steps",
+        "Steps since the newest snapshot that all workers hold, as last told; absent while none are"
+        " taken.",
         _JOB,
     ),
     Metric(

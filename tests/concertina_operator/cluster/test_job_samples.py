@@ -11,9 +11,12 @@ from concertina_api.v1alpha1 import (
     FailureCount,
     JobStatus,
     LastResize,
+    Offences,
     PodCounts,
     ProgressStatus,
+    RecoveryStatus,
     ResizeCount,
+    SnapshotStatus,
 )
 from concertina_operator.cluster.job_samples import (
     PHASES,
@@ -54,14 +57,18 @@ def test_a_job_that_trains_tells_everything():
         conditions=(a_condition("Ready"), a_condition("Failed", holds=False)),
         pods=PodCounts(wanted=4, ready=3),
         batch=BatchStatus(requested=96, effective=64),
-        progress=ProgressStatus(samples=640),
-        failures=FailureCount(count=1, total=5),
+        progress=ProgressStatus(step=50, samples=640),
+        snapshot=SnapshotStatus(step=48, every_steps=16),
+        recoveries=RecoveryStatus(count=2, steps_lost=9),
+        useful_gpu_seconds=60.0,
+        failures=FailureCount(count=1, total=5, infrastructure=4),
         resize_counts=(ResizeCount(direction="Grow", reason="Growing", count=2),),
     )
     view = a_view(
         status=status,
         samples_target=1000,
         gpu_seconds={Use.TRAINING: 70.5, Use.IDLE: 9.5},
+        held_gpu_seconds=80.0,
         refusals={RefusedKind.POD: 3},
         report_age_seconds=1.5,
     )
@@ -74,6 +81,13 @@ def test_a_job_that_trains_tells_everything():
         ("gpus_held",): 8,
         ("gpu_seconds_total", "training"): 70.5,
         ("gpu_seconds_total", "idle"): 9.5,
+        ("useful_gpu_seconds",): 60,
+        ("goodput_ratio",): 0.75,
+        ("infrastructure_failures_total",): 4,
+        ("recoveries_total",): 2,
+        ("steps_lost_total",): 9,
+        ("avoided_nodes",): 0,
+        ("snapshot_age_steps",): 2,
         ("samples",): 640,
         ("samples_target",): 1000,
         ("batch_requested_samples",): 96,
@@ -89,8 +103,53 @@ def test_a_job_that_trains_tells_everything():
 
 def test_what_is_not_known_is_absent_and_not_zero():
     names = {one.name for one in job_samples(a_view())}
-    for name in ("samples_target", "gpu_seconds_total", "last_report_age_seconds"):
+    for name in (
+        "samples_target",
+        "gpu_seconds_total",
+        "goodput_ratio",
+        "snapshot_age_steps",
+        "last_report_age_seconds",
+    ):
         assert f"concertina_job_{name}" not in names
+
+
+@pytest.mark.parametrize(
+    ("useful", "want"),
+    [
+        pytest.param(0.0, 0.0, id="no step yet"),
+        pytest.param(40.0, 0.5, id="half of it"),
+        pytest.param(80.5, 1.0, id="clocks differ"),
+    ],
+)
+def test_goodput_is_the_useful_share_of_all_gpu_seconds_that_were_held(useful, want):
+    view = a_view(status=JobStatus(useful_gpu_seconds=useful), held_gpu_seconds=80.0)
+    assert found(view)["goodput_ratio",] == want
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds", "want"),
+    [
+        pytest.param(3, (50, 60, 70), 1, id="enough within the hour"),
+        pytest.param(3, (60, 70), 0, id="too few"),
+        pytest.param(3, (-3500, 60, 70), 0, id="one is an hour ago"),
+        pytest.param(0, (50, 60, 70), 0, id="never"),
+    ],
+)
+def test_a_node_is_avoided_after_so_many_losses_within_an_hour(after, seconds, want):
+    status = JobStatus(
+        offences=(
+            Offences(node="bad", at=tuple(at(second) for second in seconds)),
+            Offences(node="good", at=(at(99),)),
+        )
+    )
+    assert found(a_view(status=status, avoid_node_after=after))["avoided_nodes",] == want
+
+
+def test_a_snapshot_of_a_step_that_is_not_told_yet_has_no_age():
+    status = JobStatus(
+        progress=ProgressStatus(step=40), snapshot=SnapshotStatus(step=48, every_steps=16)
+    )
+    assert found(a_view(status=status))["snapshot_age_steps",] == 0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from concertina_api.v1alpha1 import (
     JobStatus,
     LastResize,
     ResizeCount,
+    SnapshotStatus,
 )
 from concertina_operator.cluster.facts import HeardReport, read_status
 from concertina_operator.cluster.job_views import job_views
@@ -122,9 +123,22 @@ def families(text):
 
 
 @in_a_loop
+def test_goodput_is_of_all_gpu_seconds_held_up_to_now(fleet):
+    fleet.add("tiny-lm", gpus=2, gpu_counted_at=START, gpu_seconds=60.0, useful_gpu_seconds=40.0)
+    fleet.now = at(10)
+    assert fleet.value("goodput_ratio") == 0.5
+    assert fleet.value("useful_gpu_seconds") == 40
+
+
+@in_a_loop
 def test_what_is_exported_is_the_table(fleet):
     job = fleet.add(
-        "tiny-lm", conditions=(READY,), gpu_counted_at=START, resize_counts=MANY, samples=1
+        "tiny-lm",
+        conditions=(READY,),
+        gpu_counted_at=START,
+        gpu_seconds=60.0,
+        snapshot=SnapshotStatus(every_steps=16),
+        resize_counts=MANY,
     )
     fleet.report(fleet.place(job))
     metrics = fleet.metrics

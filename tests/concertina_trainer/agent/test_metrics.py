@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from concertina_api.v1alpha1 import BatchSizeRequest, Progress, Resize
+from concertina_api.v1alpha1 import BatchSizeRequest, Progress, Resize, SnapshotFacts
 from concertina_trainer.agent.endpoint import serve_endpoint
 from concertina_trainer.agent.energy import EnergyMeter
 from concertina_trainer.agent.mailbox import Measured, WorkerStatus
@@ -24,7 +24,7 @@ def status(incarnation="a", rank=0, step=None, **fields):
     return WorkerStatus(**{**known, "incarnation": incarnation, "rank": rank, **fields})
 
 
-def resize(number, *, before=1, step=0, pause_seconds=0.5):
+def resize(number, *, before=1, step=0, pause_seconds=0.5, **loss):
     return Resize(
         round=number,
         world_size_before=before,
@@ -32,6 +32,7 @@ def resize(number, *, before=1, step=0, pause_seconds=0.5):
         step=step,
         pause_seconds=pause_seconds,
         phases={"exchange": 0.3, "build": 0.2},
+        **loss,
     )
 
 
@@ -46,6 +47,9 @@ MEASURED = Measured(
 )
 
 
+SNAPSHOT = SnapshotFacts(step=40, every_steps=16, seconds=0.4, cost=0.008, num_bytes=4096)
+
+
 def collector(tally, **facts):
     return PodCollector(tally, namespace="lab", job="tiny", pod="tiny-0", **facts)
 
@@ -53,7 +57,7 @@ def collector(tally, **facts):
 def collected(tally, **facts):
     """Values of all series by name and own label."""
     return {
-        (family.name, *list(sample.labels.values())[2:]): sample.value
+        (sample.name, *list(sample.labels.values())[2:]): sample.value
         for family in collector(tally, **facts).collect()
         for sample in family.samples
     }
@@ -67,7 +71,8 @@ def test_counters_are_zero_before_anything_happened():
     assert set(Tally().reading.values.values()) == {0.0}
     told_by_some = {"concertina_tokens_total", "concertina_device_energy_joules_total"}
     counters = {metric.name for metric in METRICS if metric.type == "counter"}
-    assert set(Tally().reading.values) == counters - told_by_some
+    assert {name for name, *_ in collected(Tally())} == counters - told_by_some
+    assert set(collected(Tally()).values()) == {0.0}
 
 
 def test_counters_go_on_after_workers_were_started_again():
@@ -107,7 +112,8 @@ def test_a_resize_is_counted_once_and_the_start_is_none():
     assert values(tally)["resizes_total"] == 2
     assert values(tally)["resize_pause_seconds_total"] == 1.5
     assert values(tally)["last_resize_pause_seconds"] == 1
-    assert tally.reading.phases == {"exchange": 0.3, "build": 0.2}
+    phases = tally.reading.labelled["concertina_last_resize_phase_seconds"]
+    assert phases == {"exchange": 0.3, "build": 0.2}
 
 
 def test_a_pod_that_does_not_lead_tells_nothing_about_the_job():
@@ -118,6 +124,9 @@ def test_a_pod_that_does_not_lead_tells_nothing_about_the_job():
         "checkpoint_seconds": 1.0,
         "checkpoint_interval_seconds": 600,
         "state_bytes": 5,
+        "snapshot": SNAPSHOT,
+        "snapshot_at": 5.0,
+        "slow": ("tiny-1",),
     }
     gauges = {metric.name for metric in METRICS if metric.type == "gauge"}
     tally.update([status(step=3, tokens_per_sample=4, acknowledged=resize(1), **told)], restarts=0)
@@ -157,6 +166,88 @@ def test_an_interval_is_told_while_the_leader_saves_at_intervals():
 
     tally.update([status(step=2, checkpoint_interval_seconds=None)], restarts=0)
     assert "checkpoint_interval_seconds" not in values(tally)
+
+
+def test_the_age_of_a_snapshot_is_that_of_the_scrape_and_in_steps_that_of_the_newest_step():
+    tally = Tally()
+    tally.update([status(step=47, snapshot=SNAPSHOT, snapshot_at=100.0)], restarts=0)
+
+    found = collected(tally, clock=lambda: 103.5)
+    assert found["concertina_snapshot_age_seconds",] == 3.5
+    assert found["concertina_snapshot_age_steps",] == 7
+    assert found["concertina_snapshot_interval_steps",] == 16
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        pytest.param(None, id="switched off"),
+        pytest.param(SnapshotFacts(off="one pod has no neighbour"), id="one pod"),
+        pytest.param(SnapshotFacts(step=40, off="too large"), id="no memory any more"),
+    ],
+)
+def test_without_snapshots_nothing_is_told_of_their_age(snapshot):
+    tally = Tally()
+    tally.update([status(step=47, snapshot=snapshot)], restarts=0)
+
+    gauges = {metric.name for metric in METRICS if metric.type == "gauge"}
+    told = gauges & {name for name, *_ in collected(tally)}
+    assert [name for name in told if "snapshot" in name] == []
+
+
+def test_a_leader_whose_first_snapshot_is_not_complete_counts_its_steps_but_knows_no_cost():
+    tally = Tally()
+    tally.update([status(step=47, snapshot=SnapshotFacts(every_steps=16))], restarts=0)
+
+    assert values(tally)["snapshot_age_steps"] == 47
+    assert "snapshot_cost_ratio" not in values(tally)
+    assert "concertina_snapshot_age_seconds" not in {name for name, *_ in collected(tally)}
+
+
+def test_snapshots_and_losses_are_counted_over_all_incarnations():
+    tally = Tally()
+    first = {"snapshots_taken": 5, "snapshot_failures": 1, "steps_lost": 7}
+    tally.update([status("a", recoveries={"snapshot": 1}, **first)], restarts=0)
+    tally.update([status("a", recoveries={"snapshot": 1}, **first)], restarts=0)
+    tally.update(
+        [status("b", snapshots_taken=2, steps_lost=3, recoveries={"snapshot": 1, "checkpoint": 1})],
+        restarts=1,
+    )
+
+    assert values(tally)["snapshots_total"] == 7
+    assert values(tally)["snapshot_failures_total"] == 1
+    assert values(tally)["steps_lost_total"] == 10
+    found = collected(tally)
+    assert {
+        source: found["concertina_recoveries_total", source]
+        for source in ("memory", "snapshot", "checkpoint", "seed")
+    } == {"memory": 0, "snapshot": 2, "checkpoint": 1, "seed": 0}
+
+
+def test_what_the_newest_loss_cost_is_told_until_the_next_one():
+    tally = Tally()
+    loss = resize(2, pause_seconds=1.5, lost=1, detection_seconds=0.4)
+    for acknowledged in (resize(1, before=0), loss, resize(3, pause_seconds=0.1)):
+        tally.update([status(acknowledged=acknowledged)], restarts=0)
+
+    assert values(tally)["recovery_seconds"] == 1.5
+    assert values(tally)["detection_seconds"] == 0.4
+    assert values(tally)["last_resize_pause_seconds"] == 0.1
+
+
+def test_rollbacks_are_counted_since_this_pod_leads():
+    tally = Tally()
+    for rollbacks in (3, 3, 4, 0, 1):  # an older state was taken up between
+        progress = Progress(step=10, samples=80, rollbacks=rollbacks, round=1)
+        tally.update([status(progress=progress)], restarts=0)
+
+    assert values(tally)["rollbacks_total"] == 2
+
+
+def test_slow_pods_are_counted_by_the_leader():
+    tally = Tally()
+    tally.update([status(slow=("tiny-1", "tiny-3"))], restarts=0)
+    assert values(tally)["slow_pods"] == 2
 
 
 def test_memory_of_devices_is_that_of_all_workers_of_the_pod():
@@ -203,7 +294,9 @@ def test_every_metric_of_the_table_is_served_with_its_type_and_labels():
     )
     everything = {
         "progress": progress,
-        "acknowledged": resize(2),
+        "acknowledged": resize(2, lost=1, detection_seconds=0.3),
+        "snapshot": SNAPSHOT,
+        "snapshot_at": 0.0,
         "step_seconds": 0.1,
         "checkpoint_blocking_seconds": 0.2,
         "state_bytes": 1,
