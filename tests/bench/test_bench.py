@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import figures, schedule, schedule_runs
+from tests.bench import figures, schedule, schedule_runs, sides
 from tests.bench.bare_client import Writes
 from tests.bench.figures import Spread, interval, line, ranged, ratios
 from tests.bench.schedule import StepTimes
@@ -27,6 +27,8 @@ BENCHES = (
     "operator_failover",
     "operator_scale",
     "operator_scale_peer",
+    "recovery",
+    "goodput",
 )
 UNIT = StepTimes(micro_batch=1.0, alone=1.0, together=2.0)
 
@@ -181,6 +183,35 @@ def test_a_kept_run_is_found_again_and_another_manifest_is_another_run(tmp_path)
         first: Run(loss=2.0, batches=[(8, 1024)])
     }
     assert schedule_runs.kept(tmp_path, replace(first, seed=1)) != path
+
+
+def rows_of(*steps, seconds=1.0):
+    """One step after another, without a break."""
+    return [
+        {"step": step, "seconds": seconds, "time": (number + 1) * seconds}
+        for number, step in enumerate(steps)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "want_lost"),
+    [
+        pytest.param((1, 2, 3), 0, id="undisturbed"),
+        pytest.param((1, 2, 3, 2, 3, 4), 2, id="back at the state of step 1"),
+        pytest.param((1, 2, 1, 2, 3, 3, 4), 3, id="back twice"),
+    ],
+)
+def test_a_step_that_was_run_again_counts_once(steps, want_lost):
+    rows = rows_of(*steps)
+    assert sides.steps_lost(rows) == want_lost
+    kept = [row["step"] for row in sides.surviving(rows)]
+    assert kept == sorted(set(steps))
+
+
+def test_goodput_is_the_share_of_time_in_steps_that_counted():
+    rows = rows_of(1, 2, 3, 2, 3)  # two of five seconds were lost, and then nothing was done
+    assert sides.goodput(rows, begin=0.0, end=10.0) == pytest.approx(0.3)
+    assert sides.goodput(rows, begin=3.5, end=5.0) == pytest.approx(1.0)
 
 
 def test_figures_are_printed_with_four_digits():

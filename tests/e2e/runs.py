@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from concertina_api.v1alpha1 import Report, TrainingReport
+from concertina_api.v1alpha1 import Membership, Report, TrainingMembership, TrainingReport
 from concertina_trainer.agent.mailbox import WorkerStatus
 from tests.e2e.records import DEADLINE_SECONDS, RecordedRun
 
@@ -93,6 +93,14 @@ class LocalRun(RecordedRun):
             return TrainingReport.model_validate_json(path.read_bytes()).spec
         except FileNotFoundError:
             return None
+
+    def membership(self) -> Membership | None:
+        """The newest that the shell has published."""
+        try:
+            document = (self.folder / "membership.json").read_bytes()
+        except FileNotFoundError:
+            return None
+        return TrainingMembership.model_validate_json(document).spec
 
     def workers(self) -> dict[str, WorkerStatus]:
         """What the first worker of each pod told last; not those that just start."""
