@@ -15,13 +15,16 @@ RUNBOOKS = REPOSITORY / "docs/pages/runbooks"
 HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 WANTED = {
     "ConcertinaCheckpointTooOld",
+    "ConcertinaGoodputLow",
     "ConcertinaJobFailing",
     "ConcertinaNoProgress",
     "ConcertinaNoiseEstimateMissing",
     "ConcertinaOperatorDown",
     "ConcertinaOperatorStalled",
+    "ConcertinaPodFlapping",
     "ConcertinaPodsPending",
     "ConcertinaResizeStuck",
+    "ConcertinaSnapshotsFailing",
 }
 
 each_rule = pytest.mark.parametrize(
