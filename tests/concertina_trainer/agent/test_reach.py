@@ -137,21 +137,24 @@ def test_after_a_probe_all_are_dialled_for_a_while_and_the_next_round_is_not_in_
 def test_an_agent_answers_by_its_store_and_a_stopped_one_does_not(capfd):
     calls, port = Pipe()
     agent = spawn(serve_store, port)
-    address = member(1, port=calls.recv())
-    descriptors = num_descriptors()
+    try:
+        address = member(1, port=calls.recv())
+        capfd.readouterr()  # what its start has printed
+        descriptors = num_descriptors()
 
-    def answer():
-        return answers(address, within_seconds=0.2)
+        def answer():
+            return answers(address, within_seconds=0.2)
 
-    wait_for(answer, lambda: "an answer")  # on a busy machine not every time
-    os.kill(agent.pid, signal.SIGSTOP)
+        wait_for(answer, lambda: "an answer")  # on a busy machine not every time
+        os.kill(agent.pid, signal.SIGSTOP)
+        assert not answer()
+        os.kill(agent.pid, signal.SIGCONT)
+        wait_for(answer, lambda: "an answer again")
+        assert num_descriptors() == descriptors
+    finally:
+        agent.kill()
+        agent.join()
     assert not answer()
-    os.kill(agent.pid, signal.SIGCONT)
-    wait_for(answer, lambda: "an answer again")
-    agent.kill()
-    agent.join()
-    assert not answer()
-    assert num_descriptors() == descriptors
     assert capfd.readouterr().err == ""
 
 

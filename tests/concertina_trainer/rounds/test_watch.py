@@ -4,7 +4,9 @@ import pytest
 
 from concertina_api.v1alpha1 import Member, Membership
 from concertina_trainer.agent.mailbox import put
+from concertina_trainer.agent.pulse import newest_beat
 from concertina_trainer.rounds.watch import GIVEN_UP_SECONDS, Watch, is_hopeless
+from tests.concertina_trainer.agent.pods import wait_for
 
 DEADLINE_SECONDS = 60.0
 
@@ -45,10 +47,21 @@ def test_a_newer_round_says_whether_an_older_one_can_go_on(newest, overtaken, wa
 
 def test_waiting_for_a_lost_member_is_broken_off(tmp_path):
     broken = threading.Event()
-    watch = Watch(tmp_path, broken.set)
+    watch = Watch(tmp_path, broken.set, heartbeat=tmp_path / "heartbeat")
     try:
         watch.training(ENTERED.round, ENTERED.workers())
         put(tmp_path / "membership.json", a_membership(5, "b"))
         assert broken.wait(DEADLINE_SECONDS)
     finally:
         watch.stop()
+
+
+def test_signs_of_life_come_until_the_watch_is_stopped(tmp_path):
+    heartbeat = tmp_path / "heartbeat"
+    watch = Watch(tmp_path, lambda: None, heartbeat=heartbeat)
+    try:
+        first = wait_for(lambda: newest_beat(heartbeat), lambda: "a beat")
+        wait_for(lambda: newest_beat(heartbeat) != first, lambda: "another")
+    finally:
+        watch.stop()
+    wait_for(lambda: not heartbeat.exists(), lambda: "nothing is expected any more")

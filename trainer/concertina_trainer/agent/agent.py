@@ -64,6 +64,7 @@ class LiveAgent(LocalElasticAgent):
         pids = {worker.local_rank: worker.id for worker in worker_group.workers}
         now = time.monotonic()
         self._pod.turn(now=now)
+        _kill(pids[local_rank] for local_rank in self._pod.silent)
         self._logs.trim()
         ends = ended(pids)
         failed = any(end.code for end in ends)

@@ -29,6 +29,7 @@ from concertina_trainer.agent.mailbox import (
 )
 from concertina_trainer.agent.membership import MembershipSource
 from concertina_trainer.agent.metrics import Tally
+from concertina_trainer.agent.pulse import Pulses, heartbeat_file
 from concertina_trainer.agent.reach import Reach
 from concertina_trainer.agent.report import AgentFacts, Publisher, compose
 from concertina_trainer.agent.settings import Settings
@@ -66,6 +67,7 @@ class Pod:
         self._num_workers = settings.job.spec.pods.workers_per_pod
         self._inboxes: list[Inbox[WorkerStatus]] = []
         self._statuses: tuple[WorkerStatus, ...] = ()
+        self._pulses = Pulses(settings.mailbox)
         self._relayed: Membership | None = None
         self._noticed: float | None = None
         self._trouble = ""
@@ -80,12 +82,13 @@ class Pod:
         self.incarnation = secrets.token_hex(4)
         self._starts += 1
         self._statuses = ()
+        self._pulses = Pulses(self._settings.mailbox)
         mailbox = self._settings.mailbox
         mailbox.mkdir(parents=True, exist_ok=True)
         stale = [
             file(mailbox, local_rank)
             for local_rank in range(self._num_workers)
-            for file in (worker_file, samples_file)
+            for file in (worker_file, samples_file, heartbeat_file)
         ]
         self._inquest.begin()
         if self._starts == 1:  # a pod of the same name may have used the folder before
@@ -108,6 +111,8 @@ class Pod:
                 logger.warning("cannot write to the workers, trying again: %s", error)
                 self._trouble = str(error)
         self._read_statuses()
+        self._pulses.feel(self._statuses, now=now)
+        self._given_up |= self._pulses.hopeless
         self._keep_stores()
         report = self._report()
         self._reach.look(self._relayed, uid=self._settings.uid, phase=report.phase, now=now)
@@ -132,6 +137,11 @@ class Pod:
         return True
 
     @property
+    def silent(self) -> tuple[int, ...]:
+        """Local ranks of workers that are to be killed because they give no sign of life."""
+        return tuple(self._pulses.silent)
+
+    @property
     def round(self) -> int:
         """Of the newest membership that the workers were told; 0 before the first."""
         return 0 if self._relayed is None else self._relayed.round
@@ -152,6 +162,7 @@ class Pod:
             incarnation=self.incarnation,
             evidence=self._inquest.evidence(self.incarnation, culprit(ends).local_rank),
         )
+        self._failure = self._pulses.explained(self._failure, culprit(ends).local_rank)
         restart = may_restart(self._failed_steps, step=self._step)
         self._failed_steps.append(self._step)
         if self._failure.permanent or self._leave.deadline is not None or not restart:

@@ -13,6 +13,7 @@ from enum import Enum, auto
 from concertina_api.batch import identity
 from concertina_api.errors import RoundFailed, TrainingFailed
 from concertina_api.v1alpha1 import Intent, Membership, PodPhase
+from concertina_trainer.agent.pulse import heartbeat_file
 from concertina_trainer.loop.equipment import Equipment
 from concertina_trainer.loop.step import World
 from concertina_trainer.rounds.control import Control
@@ -53,7 +54,11 @@ class Rounds:
         self._aim = equipment.aim
         self._reached = reached
         self._transport = transport_for(context.device)
-        self._watch = Watch(context.mailbox, self._transport.break_off)
+        self._watch = Watch(
+            context.mailbox,
+            self._transport.break_off,
+            heartbeat=heartbeat_file(context.mailbox, context.local_rank),
+        )
         self._membership: Membership | None = None
         self._seen: Membership | None = None
         self._pause_from: float | None = None

@@ -6,8 +6,11 @@ the blocked call raises. While a round is being entered, a newer one that names 
 that this one was given up; but the newer one may also come from a leader that was faster, so that
 counts only when this worker still has not arrived after a while. Who leaves by the round that is
 being entered is not in the one after it: that alone says nothing.
+
+As it runs whatever the worker waits for, it also gives the worker's signs of life (agent/pulse.py).
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -15,8 +18,10 @@ from pathlib import Path
 
 from concertina_api.v1alpha1 import Membership, workers_of
 from concertina_trainer.agent.mailbox import membership_inbox
+from concertina_trainer.agent.pulse import beat
 
 INTERVAL_SECONDS = 0.05
+BEAT_SECONDS = 0.5
 GIVEN_UP_SECONDS = 2.0
 """How long entering goes on when a newer round names all members."""
 
@@ -24,8 +29,10 @@ GIVEN_UP_SECONDS = 2.0
 class Watch:
     """Watches the membership while a round is entered or trained."""
 
-    def __init__(self, mailbox: Path, break_off: Callable[[], None]) -> None:
+    def __init__(self, mailbox: Path, break_off: Callable[[], None], *, heartbeat: Path) -> None:
         self._inbox = membership_inbox(mailbox)
+        self._heartbeat = heartbeat
+        self._beat_at = float("-inf")
         self._break_off = break_off
         self._lock = threading.Lock()
         self._round = 0
@@ -48,7 +55,7 @@ class Watch:
         self._set(2**62, (), entering=False)
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread; no sign of life is expected from now on."""
         self._ended.set()
 
     def _set(self, number: int, needed: Iterable[str], *, entering: bool) -> None:
@@ -58,12 +65,21 @@ class Watch:
 
     def _run(self) -> None:
         while not self._ended.wait(INTERVAL_SECONDS):
+            self._beat()
             newest = self._inbox.read()
             with self._lock:
                 if newest is not None and newest.round > self._round:
                     overtaken = self._overtaken_seconds()
                     if is_hopeless(newest, needed=self._needed, overtaken_seconds=overtaken):
                         self._break_off()
+        with contextlib.suppress(OSError):
+            self._heartbeat.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now - self._beat_at >= BEAT_SECONDS:
+            self._beat_at = now
+            beat(self._heartbeat)
 
     def _overtaken_seconds(self) -> float | None:
         """Since when a newer round is known; None while this one is trained."""
