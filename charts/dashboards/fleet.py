@@ -8,12 +8,12 @@ from typing import Final
 from grafana_foundation_sdk.builders import dashboard, table
 from grafana_foundation_sdk.models import units
 
+from charts.dashboards.fleet_gpus import CHOSEN, gpu_seconds, gpus, of_jobs, recovery
 from charts.dashboards.fleet_operator import operator, resizes
 from charts.dashboards.frame import FLEET_UID, JOB_UID, frame, namespaces
 from charts.dashboards.looks import BLUE, GREEN, ORANGE, RED, TEXT, YELLOW
 from charts.dashboards.panels import (
     Style,
-    bars,
     chart,
     number,
     query,
@@ -22,7 +22,6 @@ from charts.dashboards.panels import (
     rows,
 )
 
-_CHOSEN: Final = 'namespace=~"$namespace"'
 _TROUBLED: Final = "Failed|BackingOff|Incompatible|NameTaken|TemplateInvalid|WaitingForGrant"
 """States in which a job does not train, and will not by itself soon."""
 _STATE_COLORS: Final = {
@@ -36,8 +35,6 @@ _STATE_COLORS: Final = {
     "Completed": TEXT,
 }
 """The rest takes what is left of the palette."""
-_RANGE: Final = "[$__range]"
-_RATE: Final = "[$__rate_interval]"
 
 
 def fleet() -> dashboard.Dashboard:
@@ -50,7 +47,7 @@ def fleet() -> dashboard.Dashboard:
     made = made.with_variable(
         namespaces().multi(True).include_all(True).all_value(".+")  # noqa: FBT003 - the SDK's
     )
-    for add in (_now, _jobs, _gpus, resizes, operator):
+    for add in (_now, _jobs, gpus, recovery, resizes, operator):
         made = add(made)
     return made
 
@@ -60,9 +57,9 @@ def _now(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         number(
             "Operator leads",
-            query("max(concertina_operator_leader) or vector(0)"),
-            description="Whether a replica of the operator leads. Jobs train on without one; nothing is"
-            " resized, and nothing that fails is mended.",
+            query("min(max by (namespace) (concertina_operator_leader)) or vector(0)"),
+            description="Whether a replica of the operator leads, of every operator if there are"
+            " several. Jobs train on without one; nothing is resized, nothing that fails is mended.",
             unit=units.Number,
             words={1: ("Yes", GREEN), 0: ("No", RED)},
         )
@@ -98,7 +95,7 @@ def _now(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         number(
             "GPUs held",
-            query(f"sum({_of_jobs('concertina_job_gpus_held')}) or vector(0)"),
+            query(f"sum({of_jobs('concertina_job_gpus_held')}) or vector(0)"),
             description="GPUs of pods that have a place on a node, whether they train or not.",
             unit=units.Number,
         )
@@ -106,10 +103,7 @@ def _now(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         number(
             "GPU time that trains",
-            query_now(
-                f'sum(increase(concertina_job_gpu_seconds_total{{{_CHOSEN}, use="training"}}{_RANGE}))'
-                f" / sum(increase(concertina_job_gpu_seconds_total{{{_CHOSEN}}}{_RANGE}))"
-            ),
+            query_now(f"sum({gpu_seconds('training')}) / sum({gpu_seconds('.+')})"),
             description="Share of the GPU time of the chosen time that was spent in rounds that train;"
             " the rest was held idle: waiting for other pods, for a round, or for the end.",
             unit=units.PercentUnit,
@@ -119,9 +113,7 @@ def _now(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         number(
             "GPU hours",
-            query_now(
-                f"sum(increase(concertina_job_gpu_seconds_total{{{_CHOSEN}}}{_RANGE})) / 3600"
-            ),
+            query_now(f"sum({gpu_seconds('.+')}) / 3600"),
             description="GPU hours that jobs held in the chosen time.",
             unit=units.Number,
             decimals=2,
@@ -153,8 +145,8 @@ def _jobs(made: dashboard.Dashboard) -> dashboard.Dashboard:
     made = made.with_panel(
         chart(
             "Pods",
-            query(f"sum({_of_jobs('concertina_job_pods_wanted')})", "wanted"),
-            query(f"sum({_of_jobs('concertina_job_pods_ready')})", "ready"),
+            query(f"sum({of_jobs('concertina_job_pods_wanted')})", "wanted"),
+            query(f"sum({of_jobs('concertina_job_pods_ready')})", "ready"),
             description="Pods that all jobs are to have, and those whose workers are warm or train.",
             unit=units.Number,
             style=Style.STEPS,
@@ -164,7 +156,7 @@ def _jobs(made: dashboard.Dashboard) -> dashboard.Dashboard:
         chart(
             "Failures so far",
             query(
-                f"sum by (namespace) ({_of_jobs('concertina_job_failures_total')})",
+                f"sum by (namespace) ({of_jobs('concertina_job_failures_total')})",
                 "{{namespace}}",
             ),
             description="Failures that counted against backoffLimit, of the jobs that are there, by"
@@ -175,52 +167,30 @@ def _jobs(made: dashboard.Dashboard) -> dashboard.Dashboard:
     )
 
 
-def _gpus(made: dashboard.Dashboard) -> dashboard.Dashboard:
-    used = f'concertina_job_gpu_seconds_total{{{_CHOSEN}, use="training"}}'
-    made = made.with_row(dashboard.Row("GPUs"))
-    made = made.with_panel(
-        chart(
-            "GPUs held against used",
-            query(f"sum({_of_jobs('concertina_job_gpus_held')})", "held"),
-            query(f"sum(rate({used}{_RATE}))", "used"),
-            description="GPUs that pods hold, and how many of them were in a round that trains, as an"
-            " average over the interval.",
-            unit=units.Number,
-            width=12,
-        )
-    )
-    return made.with_panel(
-        bars(
-            "GPU hours by namespace",
-            query_now(_gpu_hours("training"), "{{namespace}}, training"),
-            query_now(_gpu_hours("idle"), "{{namespace}}, idle"),
-            description="GPU hours of the chosen time, those in rounds that train and those held idle.",
-            unit=units.Number,
-            decimals=2,
-            width=12,
-        )
-    )
-
-
 def _table() -> table.Panel:
-    target = _of_jobs("concertina_job_samples_target")
+    target = of_jobs("concertina_job_samples_target")
     return rows(
         "All jobs",
         {
-            "Pods ready": query_rows(_of_jobs("concertina_job_pods_ready")),
-            "Pods wanted": query_rows(_of_jobs("concertina_job_pods_wanted")),
-            "GPUs": query_rows(_of_jobs("concertina_job_gpus_held")),
-            "Batch": query_rows(_of_jobs("concertina_job_batch_requested_samples")),
-            "Done": query_rows(f"{_of_jobs('concertina_job_samples')} / {target}"),
+            "Pods ready": query_rows(of_jobs("concertina_job_pods_ready")),
+            "Pods wanted": query_rows(of_jobs("concertina_job_pods_wanted")),
+            "GPUs": query_rows(of_jobs("concertina_job_gpus_held")),
+            "Batch": query_rows(of_jobs("concertina_job_batch_requested_samples")),
+            "Done": query_rows(f"{of_jobs('concertina_job_samples')} / {target}"),
+            "Goodput": query_rows(of_jobs("concertina_job_goodput_ratio")),
             "GPU hours": query_rows(
-                f"sum by (namespace, job) (concertina_job_gpu_seconds_total{{{_CHOSEN}}}) / 3600"
+                f"sum by (namespace, job) (concertina_job_gpu_seconds_total{{{CHOSEN}}}) / 3600"
             ),
-            "Failures": query_rows(_of_jobs("concertina_job_failures_total")),
+            "Failures": query_rows(of_jobs("concertina_job_failures_total")),
             "In that state": query_rows(_states(".+")),
         },
         description="Every job of the chosen namespaces; a job's name opens its own dashboard.",
         labels={"namespace": "Namespace", "job": "Job", "state": "State"},
-        units={"Done": units.PercentUnit, "GPU hours": units.Short},
+        units={
+            "Done": units.PercentUnit,
+            "Goodput": units.PercentUnit,
+            "GPU hours": units.Short,
+        },
         hidden=["In that state"],
         links={
             "Job": f"/d/{JOB_UID}?var-datasource=${{datasource}}&var-namespace=${{__data.fields.Namespace}}"
@@ -229,26 +199,15 @@ def _table() -> table.Panel:
     )
 
 
-def _of_jobs(metric: str) -> str:
-    """A gauge of each job, whichever replica of the operator exports it."""
-    return f"max by (namespace, job) ({metric}{{{_CHOSEN}}})"
-
-
 def _states(pattern: str) -> str:
     """A series for each job that is in one of these states."""
     return (
         "max by (namespace, job, state)"
-        f' (concertina_job_state{{{_CHOSEN}, state=~"{pattern}"}} == 1)'
+        f' (concertina_job_state{{{CHOSEN}, state=~"{pattern}"}} == 1)'
     )
 
 
 def _missing() -> str:
     """Pods that each job still waits for."""
-    wanted, ready = _of_jobs("concertina_job_pods_wanted"), _of_jobs("concertina_job_pods_ready")
+    wanted, ready = of_jobs("concertina_job_pods_wanted"), of_jobs("concertina_job_pods_ready")
     return f"clamp_min({wanted} - {ready}, 0)"
-
-
-def _gpu_hours(use: str) -> str:
-    """GPU hours of the chosen time of each namespace."""
-    seconds = f'concertina_job_gpu_seconds_total{{{_CHOSEN}, use="{use}"}}{_RANGE}'
-    return f"sum by (namespace) (increase({seconds})) / 3600"

@@ -8,9 +8,9 @@ from typing import Final
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import units
 
+from charts.dashboards.fleet_gpus import CHOSEN
 from charts.dashboards.panels import Style, bars, chart, query, query_now
 
-_CHOSEN: Final = 'namespace=~"$namespace"'
 _RATE: Final = "[$__rate_interval]"
 
 
@@ -22,7 +22,7 @@ def resizes(made: dashboard.Dashboard) -> dashboard.Dashboard:
             "Resizes so far",
             query(
                 "sum by (direction, reason) (max by (namespace, job, direction, reason)"
-                f" (concertina_job_resizes_total{{{_CHOSEN}}}))",
+                f" (concertina_job_resizes_total{{{CHOSEN}}}))",
                 "{{direction}}: {{reason}}",
             ),
             description="Rounds that were acknowledged after the first of their job, of the jobs that"
@@ -37,7 +37,8 @@ def resizes(made: dashboard.Dashboard) -> dashboard.Dashboard:
             "Mean time before a resize",
             query_now(_mean_phase('phase=~"gather|finish"'), "{{phase}}"),
             description="Gather: from the decision to the published round, while pods are created and"
-            " become warm. Finish: the rest of the last step. Training goes on in both.",
+            " become warm. Finish: the rest of the last step. Training goes on in both. In the chosen"
+            " time.",
             unit=units.Seconds,
             width=6,
         )
@@ -46,7 +47,7 @@ def resizes(made: dashboard.Dashboard) -> dashboard.Dashboard:
         bars(
             "Mean pause of a resize, by phase",
             query_now(_mean_phase('phase!~"gather|finish"'), "{{phase}}"),
-            description="What training waits for, over all jobs since the operator's start.",
+            description="What training waits for, over all jobs in the chosen time.",
             unit=units.Seconds,
             width=6,
         )
@@ -56,7 +57,7 @@ def resizes(made: dashboard.Dashboard) -> dashboard.Dashboard:
             "Refusals so far",
             query(
                 "sum by (kind) (max by (namespace, job, kind)"
-                f" (concertina_job_refusals_total{{{_CHOSEN}}}))",
+                f" (concertina_job_refusals_total{{{CHOSEN}}}))",
                 "{{kind}}",
             ),
             query("sum(concertina_operator_reports_refused_total)", "Reports of all jobs"),
@@ -140,10 +141,13 @@ def operator(made: dashboard.Dashboard) -> dashboard.Dashboard:
 
 
 def _mean_phase(selector: str) -> str:
-    """Mean seconds of each of these phases since the operator's start, the longest first."""
+    """Mean seconds of each of these phases in the chosen time, the longest first."""
     name = "concertina_operator_resize_phase_seconds"
-    summed = [f"sum by (phase) ({name}_{part}{{{selector}}})" for part in ("sum", "count")]
-    return f"sort_desc({' / '.join(summed)})"
+    gained = [
+        f"sum by (phase) (increase({name}_{part}{{{selector}}}[$__range]))"
+        for part in ("sum", "count")
+    ]
+    return f"sort_desc({' / '.join(gained)})"
 
 
 def _reconcile_quantile(quantile: str) -> str:

@@ -10,7 +10,8 @@ from grafana_foundation_sdk.models import units
 
 from charts.dashboards.annotations import failures, pauses
 from charts.dashboards.frame import JOB_UID, frame, jobs_of_the_namespace, namespaces
-from charts.dashboards.job_training import THIS, batch, learning, one, workers
+from charts.dashboards.job_recovery import recovery
+from charts.dashboards.job_training import THIS, batch, counted, learning, one, workers
 from charts.dashboards.panels import (
     Style,
     bars,
@@ -33,7 +34,7 @@ def job() -> dashboard.Dashboard:
     )
     made = made.with_variable(namespaces()).with_variable(jobs_of_the_namespace())
     made = made.annotation(pauses(THIS)).annotation(failures(THIS))
-    for add in (_now, batch, learning, workers, _pauses, _cost, _safety):
+    for add in (_now, batch, learning, workers, _pauses, recovery, _cost, _safety):
         made = add(made)
     return made
 
@@ -126,15 +127,14 @@ def _pauses(made: dashboard.Dashboard) -> dashboard.Dashboard:
             style=Style.STACKED,
         )
     )
+    paused = counted("concertina_resize_pause_seconds_total")
     made = made.with_panel(
-        chart(
+        bars(
             "Time lost in pauses",
-            query(_counted("concertina_resize_pause_seconds_total"), "all pauses"),
-            query(_counted("concertina_resizes_total"), "resizes"),
-            description="All pauses of the chosen time together, and the resizes that made them.",
+            query_now(paused, "all pauses"),
+            query_now(f"{paused} / {counted('concertina_resizes_total')}", "mean pause"),
+            description="All pauses of the chosen time together, and their mean.",
             unit=units.Seconds,
-            style=Style.STEPS,
-            on_the_right={"resizes": units.Number},
         )
     )
     return made.with_panel(
@@ -210,22 +210,18 @@ def _safety(made: dashboard.Dashboard) -> dashboard.Dashboard:
         bars(
             "What went wrong",
             query_now(one("concertina_job_failures_total"), "failures"),
-            query_now(_counted("concertina_worker_restarts_total"), "restarts"),
-            query_now(_counted("concertina_skipped_steps_total"), "skipped steps"),
+            query_now(counted("concertina_worker_restarts_total"), "restarts"),
+            query_now(counted("concertina_skipped_steps_total"), "skipped steps"),
             query_now(
-                _counted("concertina_micro_batches_recomputed_total"), "micro-batches run again"
+                counted("concertina_micro_batches_recomputed_total"), "micro-batches run again"
             ),
             query_now(f"sum(concertina_job_refusals_total{{{THIS}}}) or vector(0)", "refusals"),
-            description="Failures that counted against backoffLimit, workers started anew, steps that"
-            " were not finite, work that was thrown away, and what was refused.",
+            description="Failures that counted against backoffLimit and refusals, since the job was"
+            " created; in the chosen time workers started anew, steps that changed no parameter, and"
+            " work that was thrown away.",
             unit=units.Number,
         )
     )
-
-
-def _counted(metric: str) -> str:
-    """A counter of all pods in the chosen time, those that are gone included."""
-    return f"sum(max_over_time({metric}{{{THIS}}}[$__range]))"
 
 
 def _gpu_hours(use: str) -> str:

@@ -145,3 +145,9 @@ def workers(made: dashboard.Dashboard) -> dashboard.Dashboard:
 def one(metric: str) -> str:
     """The job's value, whichever process exports it."""
     return f"max({metric}{{{THIS}}})"
+
+
+def counted(metric: str, *, by: str = "") -> str:
+    """What a counter of the pods has gained in the chosen time, those that are gone included."""
+    grouped = f"sum by ({by})" if by else "sum"
+    return f"{grouped} (increase({metric}{{{THIS}}}[$__range]))"

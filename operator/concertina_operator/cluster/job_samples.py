@@ -111,8 +111,8 @@ def job_samples(view: JobView) -> Iterator[Sample]:
             yield Sample("concertina_job_condition", (*job, entry.type), entry.status == "True")
     for use, seconds in view.gpu_seconds.items():
         yield Sample("concertina_job_gpu_seconds_total", (*job, use), seconds)
-    for what, count in view.refusals.items():
-        yield Sample("concertina_job_refusals_total", (*job, what), count)
+    for what in RefusedKind:
+        yield Sample("concertina_job_refusals_total", (*job, what), view.refusals.get(what, 0))
     for kind, count in _resizes(status).items():
         yield Sample("concertina_job_resizes_total", (*job, *kind), count)
 

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from concertina_api.v1alpha1 import JobStatus
 from concertina_operator.cluster.job_samples import (
+    PHASES,
     JobView,
     fleet_samples,
     job_samples,
@@ -71,6 +72,10 @@ class Metrics:
         self.events_lost: Final = self._counter("concertina_operator_events_lost_total")
         self.leader: Final = self._gauge("concertina_operator_leader")
         self._phases = self._histogram("concertina_operator_resize_phase_seconds", _PHASE_BUCKETS)
+        for phase in (
+            PHASES
+        ):  # there from the start: a rate does not see the value that a series begins with
+            self._phases.labels(phase=phase)
         self._queue_depth = self._gauge("concertina_operator_queue_depth")
         self._queue_oldest = self._gauge("concertina_operator_queue_oldest_seconds")
         self._reconcile_oldest = self._gauge("concertina_operator_reconcile_oldest_seconds")

@@ -94,7 +94,7 @@ def test_a_job_that_trains_tells_everything():
         ("failures_total",): 5,
         ("resizes_total", "Grow", "Growing"): 2,
         ("resizing_seconds",): 0,
-        ("refusals_total", "Pod"): 3,
+        **{("refusals_total", what): 3 if what == "Pod" else 0 for what in RefusedKind},
         ("last_report_age_seconds",): 1.5,
     }
     assert all(one.labels[:2] == ("ml", "tiny-lm") for one in job_samples(view))

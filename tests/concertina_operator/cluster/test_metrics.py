@@ -223,7 +223,7 @@ def test_another_job_of_the_same_name_has_series_of_its_own(fleet):
     assert fleet.value("refusals_total", kind="Pod") == 1
     fleet.watched.job_gone(job)
     fleet.add("tiny-lm", uid="another", state="Starting")
-    assert fleet.value("refusals_total", kind="Pod") is None
+    assert fleet.value("refusals_total", kind="Pod") == 0
     assert fleet.value("state", state="Starting") == 1
     assert fleet.value("state", state="Training") is None
 
