@@ -27,9 +27,12 @@ class Claim:
 def conditions(
     before: Iterable[Condition], claims: Iterable[Claim], *, generation: int, now: datetime
 ) -> tuple[Condition, ...]:
-    """The conditions after these claims, in the order of their types."""
+    """The conditions after these claims, in the order of their types.
+
+    Of several claims of a type the last counts; only from what was before it is a transition.
+    """
     known = {condition.type: condition for condition in before}
-    for claim in claims:
+    for claim in {claim.type: claim for claim in claims}.values():
         previous = known.get(claim.type)
         status = "True" if claim.holds else "False"
         is_kept = previous is not None and previous.status == status

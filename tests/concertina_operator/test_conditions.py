@@ -34,3 +34,9 @@ def test_what_is_not_claimed_is_kept_and_a_later_claim_wins():
 def test_messages_fit_into_their_field():
     got = conditions((), [a_claim(message="x" * 5000)], generation=1, now=at(0))
     assert Condition.model_validate(got[0].model_dump()) == got[0]
+
+
+def test_a_claim_that_a_later_one_replaces_is_no_transition():
+    first = conditions((), [a_claim()], generation=1, now=at(0))
+    again = conditions(first, [a_claim(holds=False), a_claim()], generation=1, now=at(9))
+    assert again == first
