@@ -32,8 +32,18 @@ class Standing:
 
     @property
     def is_leaving(self) -> bool:
-        """The pod was told to end, by Kubernetes or by its own SIGTERM."""
+        """The pod was told to end, or is about to be."""
+        return self.is_ending or bool(self.notice)
+
+    @property
+    def is_ending(self) -> bool:
+        """The pod was told to end, by Kubernetes or by its own SIGTERM: it exits by itself."""
         return self.pod.deleting or (self.report is not None and self.report.leaving)
+
+    @property
+    def notice(self) -> str:
+        """Who says that the pod is about to be told to end; empty once it was, or has ended."""
+        return self.pod.notice if self.is_alive and not self.is_ending else ""
 
     @property
     def is_alive(self) -> bool:

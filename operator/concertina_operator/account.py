@@ -83,7 +83,11 @@ def pods_ready(
 
 
 def events_of(situation: Situation, changes: PodChanges) -> tuple[Event, ...]:
-    """What went wrong with pods."""
+    """What went wrong with pods, and what is about to."""
+    notices = (
+        Event(type=EventType.WARNING, reason="NoticeGiven", message=f"{text}; it leaves now")
+        for text in situation.there.notices
+    )
     failures = (
         Event(type=EventType.WARNING, reason="WorkerFailed", message=described(entry))
         for entry in situation.news.found
@@ -97,7 +101,7 @@ def events_of(situation: Situation, changes: PodChanges) -> tuple[Event, ...]:
         )
         for name in changes.given_back
     )
-    return (*failures, *returns)
+    return (*notices, *failures, *returns)
 
 
 def holds_back(retry: RetryStatus, *, now: datetime) -> bool:

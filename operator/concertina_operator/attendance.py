@@ -30,7 +30,9 @@ class Attendance:
     here: tuple[Member, ...] = ()
     """Members that stay, in rank order, at the addresses that they report now."""
     leavers: tuple[Member, ...] = ()
-    """Members that were told to end and are not listed as leaving yet."""
+    """Members that were told to end, or are about to be, and are not listed as leaving yet."""
+    notices: tuple[str, ...] = ()
+    """Who says of which leavers that they are about to be told, in words."""
     handing_over: tuple[Member, ...] = ()
     """Listed as leaving in a round that is not committed, alive, and not done yet."""
     lost: tuple[Lost, ...] = ()
@@ -51,7 +53,7 @@ def attendance(
     if membership is None:
         return Attendance(committed=True, newcomers=_newcomers(present, named=()))
     by_uid = {standing.pod.uid: standing for standing in present}
-    here, leavers, handing_over, lost = [], [], [], []
+    here, leavers, notices, handing_over, lost = [], [], [], [], []
     for member in membership.members:
         standing = by_uid.get(member.uid)
         reason = _loss(member, standing)
@@ -59,6 +61,7 @@ def attendance(
             lost.append(Lost(member=member, reason=reason or "its pod is gone"))
         elif standing.is_leaving:
             leavers.append(_refreshed(member, standing))
+            notices += [f"{member.pod}: {standing.notice}"] if standing.notice else []
         else:
             here.append(_refreshed(member, standing))
     for member in membership.leaving:
@@ -81,6 +84,7 @@ def attendance(
         committed=committed,
         here=tuple(here),
         leavers=tuple(leavers),
+        notices=tuple(notices),
         handing_over=() if committed else tuple(handing_over),
         lost=tuple(lost),
         newcomers=_newcomers(present, named=named),

@@ -75,13 +75,14 @@ def departures(
         elif pod.uid in lost and standing.incarnation in (None, lost[pod.uid]):
             yield deletion(standing, reason="lost", grace_seconds=0)
         elif standing.is_leaving:
-            yield deletion(standing, reason="told to end before it was in a round")
+            reason = standing.notice or "told to end before it was in a round"
+            yield deletion(standing, reason=reason)
 
 
 def leave_limit(standing: Standing, *, in_force: InForce, policy: ScalingPolicy) -> timedelta:
     """Time that a leaver has, from the round that says so, before it is deleted."""
     has_handed_over = in_force.committed or standing.has_phase(PodPhase.LEFT)
-    if has_handed_over and not standing.is_leaving:
+    if has_handed_over and not standing.is_ending:
         return timedelta(0)
     is_patient = standing.is_leaving and not has_handed_over
     seconds = policy.ready_deadline_seconds if is_patient else policy.leave_deadline_seconds

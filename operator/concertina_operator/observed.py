@@ -38,6 +38,8 @@ class PodFacts:
     phase: Phase = Phase.PENDING
     placed: bool = True
     """A node is kept for it, and its GPUs with that."""
+    node: str = ""
+    """Name of that node; empty where there are none."""
     addresses: tuple[str, ...] = ()
     """Its IPs, once it has them; empty where nobody gives out addresses."""
     ready: bool = False
@@ -54,6 +56,10 @@ class PodFacts:
     """An init container ended badly, so the trainer container never started."""
     disrupted: bool = False
     """Kubernetes ended it, for reasons of its own: an eviction, a preemption, a taint."""
+    out_of_memory: bool = False
+    """Its trainer container was killed at its memory limit."""
+    notice: str = ""
+    """Who says that it is about to be told to end, in words; empty when nobody does."""
     ending: str = ""
     """Why it ended, in the server's words, as far as they say more than the exit code."""
     message: str = ""

@@ -62,7 +62,7 @@ def _has_finished(leader: Standing | None) -> bool:
 
 def _will_tell(leader: Standing) -> bool:
     """Whether the leader is in its round: it will say that the run is finished, or that it broke."""
-    return leader.is_alive and not leader.is_leaving and leader.has_phase(PodPhase.TRAINING)
+    return leader.is_alive and not leader.is_ending and leader.has_phase(PodPhase.TRAINING)
 
 
 def _is_told(membership: Membership, by_uid: Mapping[str, Standing]) -> bool:

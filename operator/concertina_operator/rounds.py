@@ -158,7 +158,7 @@ def next_round(
     return NextRound(
         membership=following,
         reason=reason,
-        message=_sentence(following, joiners=joiners, lost=lost, pods=pods),
+        message=_sentence(following, joiners=joiners, notices=there.notices, lost=lost, pods=pods),
     )
 
 
@@ -209,7 +209,12 @@ def _reason(
 
 
 def _sentence(
-    following: Membership, *, joiners: tuple[Member, ...], lost: tuple[Lost, ...], pods: Pods
+    following: Membership,
+    *,
+    joiners: tuple[Member, ...],
+    notices: tuple[str, ...],
+    lost: tuple[Lost, ...],
+    pods: Pods,
 ) -> str:
     count = len(following.members)
     parts = [f"round {following.round} of {count} pod{'' if count == 1 else 's'}"]
@@ -217,6 +222,7 @@ def _sentence(
         parts.append(f"{_names(joiners)} join")
     if following.leaving:
         parts.append(f"{_names(following.leaving)} leave")
+    parts += notices
     if lost:
         parts.append(_told(lost))
     if count and not is_allowed(pods, size=count):

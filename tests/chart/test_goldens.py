@@ -5,7 +5,12 @@ from pathlib import Path
 import yaml
 
 from concertina_operator.cluster.policies import admission_policies
-from concertina_operator.cluster.rights import operator_rights, trainer_rights, user_rights
+from concertina_operator.cluster.rights import (
+    node_rights,
+    operator_rights,
+    trainer_rights,
+    user_rights,
+)
 
 FILES = Path(__file__).parents[2] / "charts/concertina/files"
 
@@ -21,6 +26,7 @@ def rules_yaml():
     """Lists of rules by name; what only the operator of all namespaces may do is a list of its own."""
     operator, _, lease, _ = operator_rights(namespace="any", jobs_in="any")
     of_all, *_ = operator_rights(namespace="any", jobs_in=None)
+    nodes, _ = node_rights(namespace="any", jobs_in=None)
     (trainer,) = trainer_rights(jobs_in=None)
     view, edit = user_rights()
     number = len(operator["rules"])
@@ -29,6 +35,7 @@ def rules_yaml():
         "operator": operator["rules"],
         "operatorOfAll": of_all["rules"][number:],
         "lease": lease["rules"],
+        "nodes": nodes["rules"],
         "trainer": trainer["rules"],
         "view": view["rules"],
         "edit": edit["rules"],

@@ -9,7 +9,7 @@ import yaml
 from concertina_api.manifest import parse_job
 from concertina_operator.cluster.install import HEALTH_PORT, NAMESPACE
 from concertina_operator.cluster.pod import JOB_LABEL, METRICS_PORT_NAME, build_pod
-from concertina_operator.cluster.rights import OPERATOR
+from concertina_operator.cluster.rights import OPERATOR, node_rights
 from tests.chart.helm import (
     CHART,
     RELEASE,
@@ -58,6 +58,12 @@ def test_the_image_is_the_one_that_is_named(image, want):
         pytest.param({}, [], id="nothing"),
         pytest.param({"workers": 4}, ["--workers", "4"], id="workers"),
         pytest.param({"podsPerSecond": 0.5}, ["--pods-per-second", "0.5"], id="pods per second"),
+        pytest.param({"nodes": {"watch": True}}, ["--watch-nodes"], id="to watch nodes"),
+        pytest.param(
+            {"nodes": {"watch": True, "noticeTaints": ["example.com/going", "off"]}},
+            ["--watch-nodes", "--notice-taint", "example.com/going", "--notice-taint", "off"],
+            id="more taints",
+        ),
         pytest.param({"podsPerSecond": 1000}, ["--pods-per-second", "1000"], id="a round number"),
     ],
 )
@@ -185,6 +191,18 @@ def test_the_operator_has_the_priority_class(values, want):
     assert pod.get("priorityClassName") == want
 
 
+@pytest.mark.parametrize("namespace", [None, "team"])
+def test_nodes_are_read_by_who_asks_for_it_alone(namespace):
+    values = {"watchNamespace": namespace or ""}
+    roles = of_kind(render(values), "ClusterRole")
+    assert all("nodes" not in rule["resources"] for role in roles for rule in role["rules"])
+    watching = render(values | {"nodes": {"watch": True}})
+    want = node_rights(namespace=NAMESPACE, jobs_in=namespace)
+    made = [only(watching, entry["kind"], entry["metadata"]["name"]) for entry in want]
+    assert [entry.get("rules") for entry in made] == [entry.get("rules") for entry in want]
+    assert made[1]["roleRef"] == want[1]["roleRef"]
+
+
 def test_the_lease_goes_before_the_operator_and_the_operator_before_the_trainers():
     objects = render()
     schemas = {entry["metadata"]["name"]: entry["spec"] for entry in of_kind(objects, "FlowSchema")}
@@ -216,6 +234,7 @@ def test_shares_of_the_cluster_are_for_who_serves_it_or_asks(values, want):
 
 def test_releases_for_two_namespaces_have_no_object_in_common():
     both = {"flowSchemas": {"enabled": True}, "priorityClass": {"create": True}}
+    both |= {"nodes": {"watch": True}}
     second = {"crds": {"create": False}, "clusterResources": {"create": False}}
     of_first = set(map(key_of, render({"watchNamespace": "a", **both}, namespace="a")))
     of_second = set(map(key_of, render({"watchNamespace": "b", **both, **second}, namespace="b")))

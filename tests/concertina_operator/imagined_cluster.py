@@ -42,6 +42,9 @@ class FakePod:
     """It is deleted and nothing in it can object."""
     silent: bool = False
     exit_code: int | None = None
+    notice: str = ""
+    """Who says that it is about to be told to end."""
+    node: str = ""
     rejected: str = ""
     """Why its node would not have it."""
     workers: int = 1
@@ -71,7 +74,10 @@ class FakePod:
             uid=self.uid,
             created=at(self.created),
             phase=phase,
+            placed=self.phase is not None,
+            node=self.node,
             deleting=self.deleting,
+            notice=self.notice,
             exit_code=self.exit_code,
             ending=self.rejected,
         )
@@ -331,14 +337,23 @@ class FakeCluster:
         self.sequence += max(1, math.ceil(math.log2(effective / self.effective)))
         self.effective = effective
 
-    def restart_workers(self, pod: FakePod, *, message: str | None = None) -> None:
+    def restart_workers(
+        self,
+        pod: FakePod,
+        *,
+        message: str | None = None,
+        cause: str = "Exception",
+        first_sample: int | None = None,
+    ) -> None:
         """The agent starts its workers anew, after a failure that it reports."""
         if message is not None:
             pod.failure = {
                 "round": pod.round,
                 "incarnation": f"i{pod.starts}",
-                "cause": "Exception",
+                "cause": cause,
                 "message": message,
+                "first_sample": first_sample,
+                "num_samples": 0 if first_sample is None else 8,
             }
         pod.starts += 1
         pod.phase, pod.round, pod.suspects = PodPhase.STARTING, 0, ()

@@ -83,6 +83,27 @@ def test_a_pod_that_was_told_to_end_leaves(standing):
     assert there.lost == ()
 
 
+def test_a_pod_under_notice_leaves_as_if_told_and_the_notice_is_told():
+    noticed = training(1, pod={"notice": "node n1 has the taint x"})
+    there = attendance(a_membership(1, 0, 1), [training(0), noticed], committed_round=1)
+    assert who(there.leavers) == ["tiny-lm-1"]
+    assert there.notices == ("tiny-lm-1: node n1 has the taint x",)
+
+
+@pytest.mark.parametrize(
+    ("standing", "want_lost"),
+    [
+        pytest.param(a_standing(1, pod={"exit_code": 1, "notice": "n"}), True, id="has ended"),
+        pytest.param(training(1, phase=PodPhase.FAILED, pod={"notice": "n"}), True, id="gave up"),
+        pytest.param(a_standing(1, pod={"deleting": True, "notice": "n"}), False, id="is told"),
+    ],
+)
+def test_a_notice_says_nothing_of_a_pod_that_has_ended_or_was_told(standing, want_lost):
+    there = attendance(a_membership(1, 0, 1), [training(0), standing], committed_round=1)
+    assert bool(there.lost) == want_lost
+    assert there.notices == ()
+
+
 @pytest.mark.parametrize(
     "report",
     [pytest.param({"port": 4001}, id="usual"), pytest.param({"port": None}, id="no store")],

@@ -26,6 +26,49 @@ def test_a_pod_that_must_go_hands_over_and_is_replaced(how, index):
     assert all(not entry.lost for entry in cluster.history)
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_pod_under_notice_hands_over_and_is_replaced_before_it_is_told(index):
+    cluster = a_cluster(effective=64)
+    leaver = cluster.pods[f"tiny-lm-{index}"]
+    leaver.notice = "node n1 has the taint karpenter.sh/disrupted"
+    cluster.reconcile()
+    assert [member.pod for member in cluster.membership.leaving] == [leaver.name]
+    told = f"{leaver.name}: {leaver.notice}"
+    assert told in condition(cluster.job.status, ConditionType.RESIZING).message
+    assert [event.message for event in cluster.last.events if event.reason == "NoticeGiven"] == [
+        f"{told}; it leaves now"
+    ]
+    cluster.settle()
+    assert cluster.trains
+    assert len(cluster.members) == 2
+    assert leaver.uid not in {pod.uid for pod in cluster.pods.values()}
+    assert cluster.job.status.failures.count == 0
+    assert all(not entry.lost for entry in cluster.history)
+
+
+def test_all_pods_under_notice_save_and_others_go_on():
+    cluster = a_cluster(effective=64)
+    for pod in cluster.pods.values():
+        pod.notice = "DisruptionTarget: PreemptionByScheduler"
+    cluster.reconcile()
+    assert (cluster.membership.members, len(cluster.membership.leaving)) == ((), 2)
+    cluster.settle()
+    assert cluster.trains
+    assert sorted(cluster.members) == sorted(cluster.pods)
+
+
+def test_a_pod_under_notice_that_is_in_no_round_is_replaced_at_once():
+    cluster = a_cluster(effective=32, settled=False)
+    cluster.reconcile()
+    (starter,) = cluster.pods.values()
+    starter.notice = "node n1 has the taint x"
+    cluster.reconcile()
+    assert [(action.name, getattr(action, "reason", None)) for action in cluster.last.actions] == [
+        ("tiny-lm-0", "node n1 has the taint x"),
+        ("tiny-lm-1", None),
+    ]
+
+
 def test_the_only_pod_saves_before_its_replacement_starts():
     cluster = a_cluster(pods={"min": 1, "max": 1})
     cluster.pods["tiny-lm-0"].deleting = True

@@ -11,6 +11,7 @@ from tests.concertina_operator.factories import a_member, a_membership, a_pod, a
 
 POLICY = ScalingPolicy(ready_deadline_seconds=600, leave_deadline_seconds=60)
 TRAINING = {"phase": PodPhase.TRAINING, "round": 1}
+NOTICED = {"pod": {"notice": "node n1 has the taint x"}}
 
 
 def changes(standings, *, membership=None, committed=True, since=0, wanted=1, now=10, **fields):
@@ -91,6 +92,8 @@ def test_an_excluded_pod_is_killed_in_the_same_plan_but_not_its_restarted_worker
             {"leaving": True}, True, 60, {"1": "still there after 60 s"}, id="it should have"
         ),
         pytest.param({"leaving": True}, False, 599, {}, id="it may take its grace period"),
+        pytest.param(NOTICED, True, 10, {"1": "handed over"}, id="nobody has told it yet"),
+        pytest.param(NOTICED, False, 599, {}, id="under notice it may take its time"),
         pytest.param(
             {"leaving": True}, False, 600, {"1": "still there after 600 s"}, id="it has hung"
         ),

@@ -10,6 +10,9 @@
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) }}
   {{- fail "serviceAccount.create is false: serviceAccount.name must name the one to use" }}
 {{- end }}
+{{- if and .Values.nodes.noticeTaints (not .Values.nodes.watch) }}
+  {{- fail "nodes.noticeTaints lists taints: nodes.watch must be true, or nobody reads them" }}
+{{- end }}
 {{- range $name := concat (keys .Values.extraLabels) (keys .Values.podLabels) }}
   {{- if regexMatch "^(app\\.kubernetes\\.io|helm\\.sh)/" $name }}
     {{- fail (printf "label %s is the chart's own: extraLabels and podLabels must not have it" $name) }}

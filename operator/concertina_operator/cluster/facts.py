@@ -24,13 +24,13 @@ from concertina_api.v1alpha1 import (
     TrainingMembership,
     TrainingReport,
 )
+from concertina_operator.cluster.notices import notice_of
 from concertina_operator.cluster.pod_facts import OwnedPod, owner_of, read_pod
-from concertina_operator.cluster.template import (
-    template_hash,
-)
+from concertina_operator.cluster.template import template_hash
 from concertina_operator.observed import Observed
 
 MAX_REPORT_BYTES: Final = 16 * 1024
+NO_NOTICES: Final[Mapping[str, tuple[str, ...]]] = {}
 _CONDITIONS: Final = frozenset(ConditionType)
 
 
@@ -59,8 +59,12 @@ def observed(
     membership: StoredMembership | None,
     pods: Iterable[OwnedPod],
     reports: Iterable[HeardReport],
+    notices: Mapping[str, tuple[str, ...]] = NO_NOTICES,
 ) -> Observed:
-    """What is known of a job; objects of other owners are left out."""
+    """What is known of a job; objects of other owners are left out.
+
+    `notices` are the taints by which nodes say that they are about to be taken away.
+    """
     uid = job.metadata.uid
     is_ours = membership is not None and membership.owner == uid
     template = template_hash(job.spec)
@@ -69,7 +73,11 @@ def observed(
         membership=membership.membership if membership is not None and is_ours else None,
         reports={heard.report.pod: heard.report for heard in reports if heard.report is not None},
         pods=tuple(
-            replace(pod.facts, outdated=pod.template not in ("", template))
+            replace(
+                pod.facts,
+                outdated=pod.template not in ("", template),
+                notice=pod.facts.notice or _notice(pod, notices),
+            )
             for pod in sorted(pods, key=lambda pod: pod.facts.name)
             if pod.owner == uid
         ),
@@ -157,6 +165,12 @@ def read_membership(
         version=document["metadata"]["resourceVersion"],
         membership=membership,
     )
+
+
+def _notice(pod: OwnedPod, notices: Mapping[str, tuple[str, ...]]) -> str:
+    """What the pod's node says of itself."""
+    node = pod.facts.node
+    return notice_of(node, notices.get(node, ()), tolerated=pod.tolerated)
 
 
 def _mistakes(error: ValidationError) -> Iterator[str]:

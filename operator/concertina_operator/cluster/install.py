@@ -5,12 +5,14 @@ resource definitions, their rights and the admission policies) is apart from wha
 on: jobs train on when only the latter is taken away.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from concertina_operator.cluster.crd import custom_resource_definitions
 from concertina_operator.cluster.policies import admission_policies
 from concertina_operator.cluster.rights import (
     OPERATOR,
+    node_rights,
     operator_rights,
     trainer_rights,
     user_rights,
@@ -26,17 +28,25 @@ _USER: Final = 65532
 
 
 def install_objects(
-    *, image: str, namespace: str = NAMESPACE, jobs_in: str | None = None
+    *,
+    image: str,
+    namespace: str = NAMESPACE,
+    jobs_in: str | None = None,
+    notice_taints: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """All objects in the order to apply them.
 
     `namespace` is where the operator runs; it serves the jobs of `jobs_in`, or of all namespaces.
-    A namespace that has jobs in it must exist, and is not among the objects.
+    A namespace that has jobs in it must exist, and is not among the objects. `notice_taints` are
+    keys of taints that are notices beside the known ones (notices.py); with None nodes are not
+    watched.
     """
     return [
         *([_namespace(namespace)] if namespace != jobs_in else []),
         *trainer_objects(jobs_in=jobs_in),
-        *operator_objects(image=image, namespace=namespace, jobs_in=jobs_in),
+        *operator_objects(
+            image=image, namespace=namespace, jobs_in=jobs_in, notice_taints=notice_taints
+        ),
     ]
 
 
@@ -54,9 +64,19 @@ def trainer_objects(*, jobs_in: str | None = None) -> list[dict[str, Any]]:
 
 
 def operator_objects(
-    *, image: str, namespace: str = NAMESPACE, jobs_in: str | None = None
+    *,
+    image: str,
+    namespace: str = NAMESPACE,
+    jobs_in: str | None = None,
+    notice_taints: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """What the operator needs, and the operator itself at the end."""
+    arguments = [
+        *("--port", str(HEALTH_PORT)),
+        *(("--namespace", jobs_in) if jobs_in else ()),
+        *(("--watch-nodes",) if notice_taints is not None else ()),
+        *(part for key in notice_taints or () for part in ("--notice-taint", key)),
+    ]
     return [
         {
             "apiVersion": "v1",
@@ -65,13 +85,14 @@ def operator_objects(
             "automountServiceAccountToken": False,
         },
         *operator_rights(namespace=namespace, jobs_in=jobs_in),
+        *(node_rights(namespace=namespace, jobs_in=jobs_in) if notice_taints is not None else ()),
         {
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
             "metadata": _metadata(namespace),
             "spec": {"minAvailable": 1, "selector": {"matchLabels": _labels()}},
         },
-        _deployment(image=image, namespace=namespace, jobs_in=jobs_in),
+        _deployment(image=image, namespace=namespace, arguments=arguments),
     ]
 
 
@@ -84,7 +105,7 @@ def _namespace(name: str) -> dict[str, Any]:
     }
 
 
-def _deployment(*, image: str, namespace: str, jobs_in: str | None) -> dict[str, Any]:
+def _deployment(*, image: str, namespace: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Two replicas, of which one leads, on two machines if there are two."""
     spread = {
         "maxSkew": 1,
@@ -105,7 +126,7 @@ def _deployment(*, image: str, namespace: str, jobs_in: str | None) -> dict[str,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "topologySpreadConstraints": [spread],
-        "containers": [_container(image=image, jobs_in=jobs_in)],
+        "containers": [_container(image=image, arguments=arguments)],
     }
     return {
         "apiVersion": "apps/v1",
@@ -119,12 +140,12 @@ def _deployment(*, image: str, namespace: str, jobs_in: str | None) -> dict[str,
     }
 
 
-def _container(*, image: str, jobs_in: str | None) -> dict[str, Any]:
+def _container(*, image: str, arguments: Sequence[str]) -> dict[str, Any]:
     return {
         "name": "operator",
         "image": image,
         "command": ["python3", "-m", "concertina_operator.cluster"],
-        "args": ["--port", str(HEALTH_PORT), *(["--namespace", jobs_in] if jobs_in else [])],
+        "args": list(arguments),
         "ports": [{"name": "health", "containerPort": HEALTH_PORT}],
         "livenessProbe": _probe("/healthz", period_seconds=10),
         "readinessProbe": _probe("/readyz", period_seconds=5),

@@ -1,7 +1,7 @@
 """What the operator has seen of all jobs, and which job each change concerns.
 
-The reflectors (pods, memberships, reports) and kopf (jobs) put in what they hear; each change only
-puts the key of its job into the queue. `observe` gives the facts of one job to the reconcile.
+The reflectors (pods, memberships, reports, nodes) and kopf (jobs) put in what they hear; each change
+only puts the key of its job into the queue. `observe` gives the facts of one job to the reconcile.
 Programs of users write reports, as often as they like: they wake their job only so often.
 """
 
@@ -33,8 +33,12 @@ class Watched:
         self.pods: Store[OwnedPod] = Store()
         self.memberships: Store[StoredMembership] = Store()
         self.reports: Store[HeardReport] = Store()
+        self.nodes: Store[tuple[str, ...]] = Store()
+        """By which taints a node says that it is about to be taken away; none, for most."""
         self.queue = queue
         self._pods_of: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._notices: dict[str, tuple[str, ...]] = {}
+        """The nodes that say so, by name."""
         self._heard_at: dict[Key, float] = {}
         """When a report was last heard, by pod, in seconds of the event loop."""
         self._buckets: Buckets[Key] = Buckets(
@@ -57,6 +61,7 @@ class Watched:
             membership=self.memberships.get(key),
             pods=[*pods, *imagined],
             reports=self.reports_of(key, job_uid=job.metadata.uid),
+            notices=self._notices,
         )
 
     def pod_versions(self, job: Key) -> dict[str, int]:
@@ -123,6 +128,17 @@ class Watched:
         else:
             self._pods_of[pod.job].add(key)
         self.queue.add(pod.job)
+
+    def node_changed(self, key: Key, _: tuple[str, ...]) -> None:
+        """Told by the reflector; of most nodes there is nothing to say."""
+        said, says = self._notices.pop(key.name, ()), self.nodes.get(key) or ()
+        if says:
+            self._notices[key.name] = says
+        if says == said:
+            return
+        pods = (self.pods.get(name) for name in self.pods.all_keys())
+        for job in {pod.job for pod in pods if pod is not None and pod.facts.node == key.name}:
+            self.queue.add(job)
 
     def membership_changed(self, key: Key, _: StoredMembership) -> None:
         """Told by the reflector; a membership is named like its job."""

@@ -17,6 +17,11 @@ def pods(namespace: str | None, name: str | None = None) -> str:
     return _path("/api/v1", namespace, "pods", name)
 
 
+def nodes() -> str:
+    """Nodes, which are in no namespace."""
+    return _path("/api/v1", None, "nodes", None)
+
+
 def jobs(namespace: str | None, name: str | None = None) -> str:
     """AdaptiveTrainingJobs."""
     return _path(f"/apis/{GROUP}/{VERSION}", namespace, JOBS, name)

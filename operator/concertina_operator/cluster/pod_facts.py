@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from concertina_operator.cluster.notices import tolerated_keys
 from concertina_operator.cluster.pod import JOB_LABEL, TEMPLATE_ANNOTATION, TRAINER_ANNOTATION
 from concertina_operator.cluster.store import Key
 from concertina_operator.cluster.template import (
@@ -18,8 +19,12 @@ from concertina_operator.cluster.template import (
 )
 from concertina_operator.observed import Phase, PodFacts
 
+DISRUPTION: Final = "DisruptionTarget"
+"""Condition of a pod that Kubernetes is about to end, or has ended, for reasons of its own."""
 MAX_ENDING: Final = 400
 """Characters; a container may write 4 KiB about its end."""
+_OUT_OF_MEMORY: Final = "OOMKilled"
+"""Reason of a container that was killed at its memory limit."""
 _QUIET_ENDS: Final = frozenset({"Completed", "Error"})
 """Reasons that say no more than the exit code."""
 _QUIET_WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
@@ -38,6 +43,8 @@ class OwnedPod:
     facts: PodFacts
     template: str = ""
     """Stands for the template that it was built from; empty where that is not known."""
+    tolerated: frozenset[str] = frozenset()
+    """Keys of taints that it tolerates by name."""
 
 
 def read_pod(document: Mapping[str, Any], _: OwnedPod | None = None) -> OwnedPod:
@@ -52,20 +59,24 @@ def read_pod(document: Mapping[str, Any], _: OwnedPod | None = None) -> OwnedPod
         job=Key(metadata["namespace"], owner.get("name") or labels.get(JOB_LABEL, "")),
         owner=owner.get("uid", ""),
         template=(metadata.get("annotations") or {}).get(TEMPLATE_ANNOTATION, ""),
+        tolerated=tolerated_keys(document["spec"]),
         facts=PodFacts(
             name=metadata["name"],
             uid=metadata["uid"],
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             phase=Phase(phase) if phase in _PHASES else Phase.UNKNOWN,
             placed=bool(document["spec"].get("nodeName")),
+            node=document["spec"].get("nodeName") or "",
             addresses=tuple(entry["ip"] for entry in status.get("podIPs") or ()),
-            ready=_holds(status, "Ready"),
+            ready=_condition(status, "Ready") is not None,
             deleting="deletionTimestamp" in metadata,
             grace_seconds=_grace_seconds(document),
             exit_code=int(ended.get("exitCode", -1)) if ended is not None else None,
             setup_failed=ended is None and any(_failed_setups(status)),
-            disrupted=_holds(status, "DisruptionTarget"),
-            ending="; ".join(_end_in_words(status, ended))[:MAX_ENDING],
+            disrupted=_condition(status, DISRUPTION) is not None,
+            notice=_disruption_in_words(status),
+            out_of_memory=ended is not None and ended.get("reason") == _OUT_OF_MEMORY,
+            ending="; ".join(_end_in_words(document, ended))[:MAX_ENDING],
             message="; ".join(_hindrances(document)),
         ),
     )
@@ -129,12 +140,25 @@ def _hindrances(document: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{name}: container {entry['name']}: {told}"
 
 
-def _holds(status: Mapping[str, Any], name: str) -> bool:
-    """Whether a condition of the pod is True."""
-    return any(
-        entry.get("type") == name and entry.get("status") == "True"
-        for entry in status.get("conditions") or ()
+def _condition(status: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """A condition of the pod, if it is True."""
+    return next(
+        (
+            entry
+            for entry in status.get("conditions") or ()
+            if entry.get("type") == name and entry.get("status") == "True"
+        ),
+        None,
     )
+
+
+def _disruption_in_words(status: Mapping[str, Any]) -> str:
+    """Who is about to end the pod; Kubernetes takes the condition back when nothing came of it."""
+    found = _condition(status, DISRUPTION)
+    if found is None:
+        return ""
+    told = (str(found.get(field) or "") for field in ("reason", "message"))
+    return ": ".join(text for text in (DISRUPTION, *told) if text)[:MAX_ENDING]
 
 
 def _failed_setups(status: Mapping[str, Any]) -> Iterator[str]:
@@ -148,11 +172,17 @@ def _failed_setups(status: Mapping[str, Any]) -> Iterator[str]:
             yield f"init container {entry['name']} ended with code {code}{told}"
 
 
-def _end_in_words(status: Mapping[str, Any], ended: Mapping[str, Any] | None) -> Iterator[str]:
+def _end_in_words(document: Mapping[str, Any], ended: Mapping[str, Any] | None) -> Iterator[str]:
     """Why the pod or its trainer ended, beyond the exit code."""
+    status = document.get("status") or {}
     if status.get("phase") == "Failed":
         yield from _reason_in_words(status)
     yield from _failed_setups(status) if ended is None else _reason_in_words(ended)
+    if ended is not None and ended.get("reason") == _OUT_OF_MEMORY:
+        trainer = _of_trainer(document, document["spec"].get("containers") or ())
+        limit = (trainer.get("resources") or {}).get("limits", {}).get("memory")
+        if limit:
+            yield f"the limit of the container is {limit}"
 
 
 def _reason_in_words(part: Mapping[str, Any]) -> Iterator[str]:

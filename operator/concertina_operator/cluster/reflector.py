@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Generic, TypeVar
 
@@ -27,7 +27,8 @@ SHORTEST_WATCH_SECONDS: Final = 1.0
 """A watch that ends sooner without a word was cut off, by whatever stands in between."""
 _LONG_SECONDS: Final = 60.0
 """A failure after that is the first one again."""
-_PAUSE_SECONDS: Final = (0.5, 1.0, 2.0, 5.0)
+PAUSE_SECONDS: Final = (0.5, 1.0, 2.0, 5.0)
+"""After the first failure in succession, the second, and so on."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,11 +46,13 @@ class Reflector(Generic[T]):
         on_change: Callable[[Key, T], None],
         params: Mapping[str, str] | None = None,
         page: int = PAGE,
+        pauses: Sequence[float] = PAUSE_SECONDS,
     ) -> None:
         """`read` makes the stored value of an object, given the one before.
 
         `on_change` is told each value that is not the one before, and the last one of an object
-        that is gone. A list is asked for in answers of `page` objects.
+        that is gone. A list is asked for in answers of `page` objects. `pauses` are seconds, as
+        PAUSE_SECONDS.
         """
         self._api = api
         self._path = path
@@ -58,6 +61,7 @@ class Reflector(Generic[T]):
         self._on_change = on_change
         self._params = dict(params or {})
         self._page = page
+        self._pauses = pauses
         self.synced = asyncio.Event()
         """Set once everything has been listed."""
         self.heard_at = time.monotonic()
@@ -77,7 +81,7 @@ class Reflector(Generic[T]):
             if time.monotonic() - began >= _LONG_SECONDS:
                 failures = 0
             else:
-                await _pause(failures)
+                await _pause(failures, self._pauses)
                 failures += 1
 
     def take_answer(self, document: Mapping[str, Any]) -> None:
@@ -118,7 +122,7 @@ class Reflector(Generic[T]):
             if version != last or time.monotonic() - began >= SHORTEST_WATCH_SECONDS:
                 failures = 0
             else:
-                await _pause(failures)
+                await _pause(failures, self._pauses)
                 failures += 1
 
     async def _followed(self, version: str) -> str:
@@ -167,7 +171,7 @@ def _passes(error: ApiError) -> bool:
     return isinstance(error, Unreachable | Throttled) or error.status >= 500
 
 
-async def _pause(failures: int) -> None:
+async def _pause(failures: int, pauses: Sequence[float]) -> None:
     """Waits after so many failures in succession before this one."""
-    seconds = _PAUSE_SECONDS[min(failures, len(_PAUSE_SECONDS) - 1)]
+    seconds = pauses[min(failures, len(pauses) - 1)]
     await asyncio.sleep(seconds * (0.5 + random.random()))

@@ -50,6 +50,20 @@ def operator_rights(*, namespace: str, jobs_in: str | None) -> list[dict[str, An
     ]
 
 
+def node_rights(*, namespace: str, jobs_in: str | None) -> list[dict[str, Any]]:
+    """What the operator needs to read nodes; only given where it is told to.
+
+    Nodes are in no namespace, so one that serves a single namespace has a role of the cluster for
+    it too, named after where it runs: there may be several of them.
+    """
+    name = f"{OPERATOR}-nodes" if jobs_in is None else f"{OPERATOR}-nodes-{namespace}"
+    account = {"kind": "ServiceAccount", "name": OPERATOR, "namespace": namespace}
+    return [
+        _role(name, None, [_allow("", ["nodes"], ["list", "watch"])]),
+        _binding(name, None, role="ClusterRole", subject=account),
+    ]
+
+
 def trainer_rights(*, jobs_in: str | None) -> list[dict[str, Any]]:
     """The role of a trainer; for one namespace also its binding, else the operator binds it."""
     rules = [

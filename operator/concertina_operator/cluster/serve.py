@@ -29,7 +29,7 @@ from concertina_operator.cluster.logs import LogFormat, set_up_logs
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.rights import OPERATOR
 from concertina_operator.cluster.secret_files import TokenFile, UnusableFile
-from concertina_operator.cluster.settings import Settings, read_certificate
+from concertina_operator.cluster.settings import Settings, read_certificate, read_notice_taints
 from concertina_operator.cluster.shell import NUM_WORKERS, PODS_PER_SECOND, Shell
 
 _PATIENCE_SECONDS: Final = 15.0
@@ -81,6 +81,20 @@ _log = logging.getLogger(__name__)
     help="Most pods created in a second, after a first burst of as many.",
 )
 @click.option(
+    "--watch-nodes",
+    is_flag=True,
+    envvar="CONCERTINA_WATCH_NODES",
+    show_envvar=True,
+    help="Read nodes, and let pods leave those that are about to be taken away.",
+)
+@click.option(
+    "--notice-taint",
+    "notice_taints",
+    multiple=True,
+    metavar="KEY",
+    help="Key of one more taint that says so; may be given several times.",
+)
+@click.option(
     "--log-format",
     type=click.Choice([entry.value for entry in LogFormat]),
     default=LogFormat.TEXT.value,
@@ -99,6 +113,7 @@ _log = logging.getLogger(__name__)
     help="What is logged at least.",
 )
 def main(
+    *,
     namespace: str | None,
     lease_namespace: str | None,
     port: int,
@@ -108,6 +123,8 @@ def main(
     metrics_tls_key_file: Path | None,
     workers: int,
     pods_per_second: float,
+    watch_nodes: bool,
+    notice_taints: tuple[str, ...],
     log_format: str,
     log_level: str,
 ) -> None:
@@ -126,6 +143,7 @@ def main(
             certificate=read_certificate(metrics_tls_cert_file, metrics_tls_key_file),
             num_workers=workers,
             pods_per_second=pods_per_second,
+            notice_taints=read_notice_taints(watch_nodes=watch_nodes, more=notice_taints),
             log_format=log_format,
         )
     except (NoCluster, UnusableFile, click.UsageError) as error:
@@ -154,6 +172,7 @@ async def serve(settings: Settings) -> None:
                 metrics=metrics,
                 num_workers=settings.num_workers,
                 pods_per_second=settings.pods_per_second,
+                notice_taints=settings.notice_taints,
                 log_format=settings.log_format,
             )
             endpoints = Endpoints(

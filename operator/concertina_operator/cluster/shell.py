@@ -13,7 +13,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from concertina_operator.cluster.job_samples import JobView
 from concertina_operator.cluster.job_views import job_views
 from concertina_operator.cluster.jobs import JobWatch, list_jobs, resync_jobs
 from concertina_operator.cluster.metrics import Metrics
+from concertina_operator.cluster.notices import notice_taints
 from concertina_operator.cluster.observe import Watched
 from concertina_operator.cluster.pod import JOB_LABEL
 from concertina_operator.cluster.pod_facts import read_pod
@@ -43,6 +44,10 @@ NUM_WORKERS: Final = 16
 PODS_PER_SECOND: Final = 400.0
 REPORTS_PAGE: Final = 250
 """Reports of one answer: programs of users write them, and may write them large."""
+NODES_PAGE: Final = 100
+"""Nodes of one answer: each tells of all images that it has."""
+_NODES_PAUSES: Final = (0.5, 5.0, 60.0)
+"""Seconds: who may not read nodes is not heard the sooner for asking often."""
 _RETRY_SECONDS: Final = 2.0
 
 _log = logging.getLogger(__name__)
@@ -50,6 +55,19 @@ _log = logging.getLogger(__name__)
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _nodes(api: Api, watched: Watched, *, known: Set[str]) -> Reflector[tuple[str, ...]]:
+    """Follows nodes, of which it keeps only the notices."""
+    return Reflector(
+        api,
+        paths.nodes(),
+        watched.nodes,
+        read=lambda document, _: notice_taints(document, known=known),
+        on_change=watched.node_changed,
+        page=NODES_PAGE,
+        pauses=_NODES_PAUSES,
+    )
 
 
 class Shell:
@@ -66,10 +84,13 @@ class Shell:
         pods_per_second: float = PODS_PER_SECOND,
         clock: Callable[[], datetime] = _now,
         log_format: str | None = None,
+        notice_taints: Set[str] | None = None,
     ) -> None:
         """`namespace` None serves all of them; `instance` names this process in events.
 
         A first burst of pods is as large as what is created in a second. `log_format`: see Hands.
+        `notice_taints` are keys of taints by which nodes say that they are about to be taken away;
+        with None nodes are not read.
         """
         self._api = api
         self._namespace = namespace
@@ -101,6 +122,7 @@ class Shell:
             page=REPORTS_PAGE,
         )
         self._reflectors: tuple[Reflector[Any], ...] = (pods, memberships, reports)
+        self._nodes = None if notice_taints is None else _nodes(api, watched, known=notice_taints)
         self._job_watch = JobWatch(api, watched, namespace=namespace)
         refusals = Refusals()
         self._events = Events(api, instance=instance, metrics=metrics)
@@ -142,6 +164,9 @@ class Shell:
         async with asyncio.TaskGroup() as group:
             for reflector in self._reflectors:
                 group.create_task(reflector.run())
+            if self._nodes is not None:
+                # Nobody waits for it: without notices pods leave when they are told to end.
+                group.create_task(self._nodes.run())
             group.create_task(self._events.run())
             await self.synced()
             group.create_task(self._job_watch.run())

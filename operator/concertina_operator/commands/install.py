@@ -19,7 +19,8 @@ from concertina_operator.cluster.install import (
     operator_objects,
     trainer_objects,
 )
-from concertina_operator.cluster.rights import TRAINER
+from concertina_operator.cluster.notices import taints_fault
+from concertina_operator.cluster.rights import TRAINER, node_rights
 from concertina_operator.commands.connection import APPLY_PATCH, Cluster, ClusterRefusal, connect
 from concertina_operator.commands.objects import Document, content_of, hindrance, label, path_of
 from concertina_operator.commands.options import Output, context_option, output_option, show
@@ -73,6 +74,18 @@ _timeout_option = click.option(
 @_namespace_option
 @_jobs_in_option
 @click.option("--image", required=True, help="Container image of the operator.")
+@click.option(
+    "--watch-nodes",
+    is_flag=True,
+    help="Let the operator read nodes, so that pods leave those that are about to be taken away.",
+)
+@click.option(
+    "--notice-taint",
+    "notice_taints",
+    multiple=True,
+    metavar="KEY",
+    help="Key of one more taint that says so; may be given several times.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the objects and change nothing.")
 @_timeout_option
 @context_option
@@ -82,13 +95,24 @@ def install(
     namespace: str,
     jobs_in: str | None,
     image: str,
+    watch_nodes: bool,
+    notice_taints: tuple[str, ...],
     dry_run: bool,
     timeout_seconds: int,
     context: str | None,
     output: Output,
 ) -> None:
     """Install the operator and its resources, or bring them up to date."""
-    objects = install_objects(namespace=namespace, image=image, jobs_in=jobs_in)
+    if fault := taints_fault(notice_taints):
+        raise click.UsageError(f"--notice-taint: {fault}")
+    if notice_taints and not watch_nodes:
+        raise click.UsageError("--notice-taint needs --watch-nodes")
+    objects = install_objects(
+        namespace=namespace,
+        image=image,
+        jobs_in=jobs_in,
+        notice_taints=notice_taints if watch_nodes else None,
+    )
     if dry_run:
         text = yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False)
         show(output, text=text.splitlines(), document=objects)
@@ -101,6 +125,9 @@ def install(
         )
         for entry in objects
     }
+    if not watch_nodes:
+        retired = node_rights(namespace=namespace, jobs_in=jobs_in)
+        outcomes |= {label(entry): delete_object(cluster, entry) for entry in retired}
     if timeout_seconds:
         wait_until_ready(cluster, objects, timeout_seconds=timeout_seconds)
     show(output, text=_sentences(outcomes), document=_documents(outcomes))
@@ -132,7 +159,9 @@ def uninstall(
     """
     if delete_jobs and not yes:
         click.confirm("Every job of every namespace will be deleted. Go on?", abort=True, err=True)
-    everything = install_objects(namespace=namespace, image="none", jobs_in=jobs_in)
+    everything = install_objects(
+        namespace=namespace, image="none", jobs_in=jobs_in, notice_taints=()
+    )
     needed = trainer_objects(jobs_in=jobs_in)
     cluster = connect(context=context)
     spared = [

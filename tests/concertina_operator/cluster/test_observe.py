@@ -52,6 +52,25 @@ def pod_went(watched):
     watched.pod_changed(POD, an_owned_pod())
 
 
+def node_says(*taints, node="gpu-7"):
+    def change(watched):
+        version = 1 + watched.nodes.newest
+        watched.nodes.put(Key("", node), taints, version=version)
+        watched.node_changed(Key("", node), taints)
+
+    return change
+
+
+def node_went(watched):
+    gone = watched.nodes.remove(Key("", "gpu-7"))
+    watched.node_changed(Key("", "gpu-7"), gone)
+
+
+def pod_runs_on_node(watched):
+    watched.pods.put(POD, an_owned_pod(node="gpu-7"), version=1)
+    watched.pod_changed(POD, an_owned_pod(node="gpu-7"))
+
+
 def reported(watched):
     watched.report_changed(POD, HeardReport(report=None))
 
@@ -60,6 +79,16 @@ def reported(watched):
     ("changes", "want"),
     [
         pytest.param([created], [JOB], id="a new job"),
+        pytest.param([pod_runs_on_node, node_says("x")], [JOB], id="the node of a pod is to go"),
+        pytest.param(
+            [pod_runs_on_node, node_says("x"), node_says()], [JOB], id="that is taken back"
+        ),
+        pytest.param([pod_runs_on_node, node_says("x"), node_says("x")], [], id="it is said again"),
+        pytest.param([pod_runs_on_node, node_says("x"), node_went], [JOB], id="the node is gone"),
+        pytest.param([pod_runs_on_node, node_says()], [], id="a node of which nothing is said"),
+        pytest.param(
+            [pod_runs_on_node, node_says("x", node="gpu-8")], [], id="a node without a pod of ours"
+        ),
         pytest.param(
             [created, lambda watched: watched.job_event("MODIFIED", a_document(2))],
             [],

@@ -47,6 +47,18 @@ def test_the_outcome_of_a_pod_is_that_of_its_trainer(status, want_phase, want_co
     assert (facts.phase, facts.exit_code) == (want_phase, want_code)
 
 
+def test_a_trainer_that_was_killed_at_its_limit_is_out_of_memory():
+    killed = {"phase": "Failed", "containerStatuses": [ended("trainer", 137, "OOMKilled")]}
+    document = a_pod(status=killed)
+    trainer = next(entry for entry in document["spec"]["containers"] if entry["name"] == "trainer")
+    trainer["resources"] = {"limits": {"memory": "4Gi"}}
+    facts = read_pod(document).facts
+    assert facts.out_of_memory
+    assert facts.ending == "OOMKilled; the limit of the container is 4Gi"
+    other = {"phase": "Failed", "containerStatuses": [ended("trainer", 137, "Error")]}
+    assert not read_pod(a_pod(status=other)).facts.out_of_memory
+
+
 @pytest.mark.parametrize(
     ("status", "want_setup_failed", "want_ending"),
     [
@@ -187,6 +199,34 @@ def test_a_pod_is_found_by_the_only_container_when_nothing_names_the_trainer():
 )
 def test_says_in_the_servers_words_why_a_pod_does_not_run(status, want):
     assert read_pod(a_pod(status=status)).facts.message == want
+
+
+@pytest.mark.parametrize(
+    ("condition", "want"),
+    [
+        pytest.param(
+            {"status": "True", "reason": "PreemptionByScheduler", "message": "a rival came"},
+            "DisruptionTarget: PreemptionByScheduler: a rival came",
+            id="about to be preempted",
+        ),
+        pytest.param({"status": "True"}, "DisruptionTarget", id="without a word"),
+        pytest.param({"status": "False", "reason": "x"}, "", id="taken back"),
+        pytest.param({"status": "True", "type": "Ready"}, "", id="another condition"),
+    ],
+)
+def test_a_disruption_that_is_to_come_is_a_notice(condition, want):
+    status = {"phase": "Running", "conditions": [{"type": "DisruptionTarget", **condition}]}
+    facts = read_pod(a_pod(status=status)).facts
+    assert facts.notice == want
+    assert facts.disrupted == bool(want)
+
+
+def test_a_pod_is_placed_on_its_node():
+    assert (read_pod(a_pod()).facts.node, read_pod(a_pod()).facts.placed) == ("", False)
+    document = a_pod()
+    document["spec"]["nodeName"] = "gpu-7"
+    placed = read_pod(document).facts
+    assert (placed.node, placed.placed) == ("gpu-7", True)
 
 
 def test_a_pod_belongs_to_the_job_that_controls_it_whatever_its_label_says():
