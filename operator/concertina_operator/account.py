@@ -5,12 +5,12 @@ Called by running.py. Pure: no I/O, no clock. It decides nothing.
 
 from datetime import datetime
 
-from concertina_api.v1alpha1 import ConditionType, RetryStatus
+from concertina_api.v1alpha1 import ConditionType, FailureCause, RetryStatus
 from concertina_operator.actions import Event, EventType
 from concertina_operator.arbitration import Verdict
 from concertina_operator.conditions import Claim
 from concertina_operator.departures import InForce
-from concertina_operator.failures import described
+from concertina_operator.failures import FoundFailure, described
 from concertina_operator.pods import PodChanges
 from concertina_operator.rounds import NextRound
 from concertina_operator.situation import Situation
@@ -88,10 +88,7 @@ def events_of(situation: Situation, changes: PodChanges) -> tuple[Event, ...]:
         Event(type=EventType.WARNING, reason="NoticeGiven", message=f"{text}; it leaves now")
         for text in situation.there.notices
     )
-    failures = (
-        Event(type=EventType.WARNING, reason="WorkerFailed", message=described(entry))
-        for entry in situation.news.found
-    )
+    failures = (_failure(entry) for entry in situation.news.found)
     seconds = situation.ready_deadline.total_seconds()
     returns = (
         Event(
@@ -102,6 +99,21 @@ def events_of(situation: Situation, changes: PodChanges) -> tuple[Event, ...]:
         for name in changes.given_back
     )
     return (*notices, *failures, *returns)
+
+
+def _failure(found: FoundFailure) -> Event:
+    """A failure, under a reason that says whether the code, the memory or nobody is to blame."""
+    reason = "WorkerFailed"
+    if found.is_nobodys_fault:
+        reason = "InfrastructureFailed"
+    elif found.failure.cause is FailureCause.OUT_OF_MEMORY:
+        reason = "OutOfMemory"
+    return Event(
+        type=EventType.WARNING,
+        reason=reason,
+        message=described(found),
+        detail=found.failure.traceback,
+    )
 
 
 def holds_back(retry: RetryStatus, *, now: datetime) -> bool:

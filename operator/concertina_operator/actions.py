@@ -56,6 +56,8 @@ class Event:
     reason: str
     """PascalCase and stable, for machines."""
     message: str
+    detail: str = ""
+    """More lines, such as a traceback, for where there is room; the last ones matter most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

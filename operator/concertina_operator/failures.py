@@ -1,14 +1,16 @@
 """Counts the failures of a job, and finds what caused them. Called by situation.py.
 
-Pure: no I/O, no clock. A failure is counted once per round, whoever it was that fell over first;
-what was not seen (a pod that is gone, a node that died) is not counted, and a pod that leaves may
-exit with any code. A pod that ends before any round has named it is a failure too, so that the next
-one is not created at once; it counts when its own containers failed.
+Pure: no I/O, no clock. A failure of the user's code is counted once per round, whoever it was that
+fell over first; failures that nobody's code has caused are counted apart. What was not seen (a pod
+that is gone, a node that died) is not counted, and a pod that leaves may exit with any code. A pod
+that ends before any round has named it is a failure too, so that the next one is not created at
+once; it counts when its own containers failed.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import (
@@ -18,15 +20,22 @@ from concertina_api.v1alpha1 import (
     Member,
     Membership,
     PodPhase,
+    SuspectSamples,
 )
 from concertina_operator.acceptance import Standing
+from concertina_operator.observed import PodFacts
+from concertina_operator.suspects import poison, suspected
 
 GOOD_STEPS = 1000
 """Steps without a failure after which the count starts anew."""
 REMEMBERED = 256
 """Rounds, and incarnations of pods that are gone, that the count remembers."""
-_NOBODYS_FAULT = (FailureCause.ROUND_TIMEOUT, FailureCause.NOT_STARTED)
-"""Causes that do not count against backoffLimit."""
+_NOBODYS_FAULT = frozenset(
+    {FailureCause.INFRASTRUCTURE, FailureCause.ROUND_TIMEOUT, FailureCause.NOT_STARTED}
+)
+"""Causes that do not count against backoffLimit; each failure of theirs is counted apart."""
+_FROM_OUTSIDE = frozenset({1, 2, 3, 7, 9, 15})
+"""Signals that others send, and SIGBUS, a page that could not be read (trainer's causes.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +46,11 @@ class FoundFailure:
     key: str
     """uid.incarnation, so that a restarted pod can fail again."""
     failure: Failure
+
+    @property
+    def is_nobodys_fault(self) -> bool:
+        """Whether no code of the user's has caused it."""
+        return self.failure.cause in _NOBODYS_FAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +63,11 @@ class FailureNews:
     """The cause, when the count has risen."""
     permanent: FoundFailure | None = None
     """A failure that trying again cannot help."""
+
+    @property
+    def poison(self) -> SuspectSamples | None:
+        """Samples that are to blame for the failures."""
+        return poison(self.count.samples)
 
 
 def failures(
@@ -78,20 +97,16 @@ def failures(
         (
             entry
             for entry in ordered
-            if entry.failure.cause not in _NOBODYS_FAULT
+            if not entry.is_nobodys_fault
             and (entry.failure.round not in start.rounds if entry.failure.round else is_new_attempt)
         ),
         None,
     )
-    rounds = {counted.failure.round} - {0} if counted else set()
     count = start.model_copy(
         update={
-            "count": start.count + (counted is not None),
-            "total": start.total + (counted is not None),
-            "rounds": tuple(sorted({*start.rounds, *rounds}))[-REMEMBERED:],
+            "infrastructure": start.infrastructure + sum(one.is_nobodys_fault for one in found),
             "uids": _remembered((*start.uids, *(entry.key for entry in found)), present),
-            "good_step": step if counted else start.good_step,
-            "message": described(counted) if counted else start.message,
+            **(_counting(start, counted, step=step) if counted else {}),
         }
     )
     return FailureNews(count=count, found=found, counted=counted, permanent=permanent)
@@ -105,6 +120,20 @@ def described(found: FoundFailure) -> str:
     return f"{found.pod} failed{where} ({failure.cause.value}){detail}"[:512]
 
 
+def _counting(start: FailureCount, counted: FoundFailure, *, step: int) -> dict[str, Any]:
+    """What one more failure that counts changes."""
+    failure = counted.failure
+    return {
+        "count": start.count + 1,
+        "total": start.total + 1,
+        "rounds": tuple(sorted({*start.rounds, failure.round} - {0}))[-REMEMBERED:],
+        "good_step": step,
+        "message": described(counted),
+        "traceback": failure.traceback,
+        "samples": suspected(start.samples, failure),
+    }
+
+
 def _remembered(keys: tuple[str, ...], present: Iterable[Standing]) -> tuple[str, ...]:
     """The newest keys, and all of the pods that are there, which would be found again."""
     uids = {standing.pod.uid for standing in present}
@@ -116,7 +145,8 @@ def _remembered(keys: tuple[str, ...], present: Iterable[Standing]) -> tuple[str
 
 def _renewed(before: FailureCount, *, step: int) -> FailureCount:
     if before.count and step - before.good_step >= GOOD_STEPS:
-        return before.model_copy(update={"count": 0, "good_step": step, "message": ""})
+        forgotten = {"count": 0, "good_step": step, "message": "", "traceback": "", "samples": ()}
+        return before.model_copy(update=forgotten)
     return before
 
 
@@ -161,8 +191,11 @@ def _failure_of(
 ) -> Failure | None:
     """What the pod reports, else what its exit code or its end says."""
     report, pod = standing.report, standing.pod
-    if report is not None and report.failure is not None:
-        return report.failure
+    told = report.failure if report is not None else None
+    # What workers told that were started anew since does not explain an end of the pod after that.
+    is_old = told is not None and pod.ended and told.incarnation != standing.incarnation
+    if told is not None and not is_old:
+        return told
     if pod.exit_code and not pod.disrupted:
         return _bad_exit(standing, pod.exit_code, member, membership)
     if not pod.ended or not _is_new(standing, membership):
@@ -180,16 +213,26 @@ def _bad_exit(
     standing: Standing, code: int, member: Member | None, membership: Membership | None
 ) -> Failure:
     incarnation = standing.incarnation or "unreported"
-    is_mistake = code == InvalidJob.exit_code
-    by_signal = FailureCause.SIGNAL if code < 0 or code > 128 else FailureCause.EXIT_CODE
     told = f"exit code {code}"
     return Failure(
         round=membership.round if membership and member else 0,
         incarnation=member.incarnation if member else incarnation,
-        cause=FailureCause.INVALID_JOB if is_mistake else by_signal,
+        cause=_cause_of(standing.pod, code),
         message=(f"{told}: {standing.pod.ending}" if standing.pod.ending else told)[:512],
-        permanent=is_mistake,
+        permanent=code == InvalidJob.exit_code,
     )
+
+
+def _cause_of(pod: PodFacts, code: int) -> FailureCause:
+    """What the end of a trainer container says that has told nothing itself."""
+    if pod.out_of_memory:
+        return FailureCause.OUT_OF_MEMORY
+    if code == InvalidJob.exit_code:
+        return FailureCause.INVALID_JOB
+    number = -code if code < 0 else code - 128
+    if number in _FROM_OUTSIDE:
+        return FailureCause.INFRASTRUCTURE
+    return FailureCause.SIGNAL if number > 0 else FailureCause.EXIT_CODE
 
 
 def _is_new(standing: Standing, membership: Membership | None) -> bool:
@@ -205,7 +248,7 @@ def _precedence(found: FoundFailure) -> tuple[bool, bool, bool, int, str]:
     failure = found.failure
     return (
         not failure.permanent,
-        failure.cause in _NOBODYS_FAULT,
+        found.is_nobodys_fault,
         failure.rank < 0,
         failure.rank,
         found.pod,

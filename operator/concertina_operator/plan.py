@@ -9,7 +9,7 @@ was carried out is followed by one without actions.
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from concertina_api.v1alpha1 import ConditionType, Membership, Scaling
+from concertina_api.v1alpha1 import ConditionType, FailureCause, Membership, Scaling
 from concertina_operator import course as courses
 from concertina_operator import ledger
 from concertina_operator.actions import Action, CreatePod, DeletePod, Plan, PublishMembership
@@ -21,6 +21,7 @@ from concertina_operator.outcome import Ending, ending
 from concertina_operator.running import is_below_min_for_too_long, left_alone, running
 from concertina_operator.situation import Situation, understand
 from concertina_operator.statement import events_of, status_after
+from concertina_operator.suspects import named
 
 
 def plan(observed: Observed, now: datetime) -> Plan:
@@ -52,9 +53,14 @@ def _course(situation: Situation) -> Course:
     if news.permanent is not None:
         message = described(news.permanent)
         return courses.failed(situation, reason="InvalidJob", message=message)
+    if (guilty := news.poison) is not None:
+        message = f"{named(guilty)}: {guilty.count} failures, the last: {news.count.message}"
+        return courses.failed(situation, reason="PoisonSample", message=message)
     if news.count.count > (limit := spec.failure_policy.backoff_limit):
         message = f"{news.count.count} failures > backoffLimit {limit}: {news.count.message}"
-        return courses.failed(situation, reason="BackoffLimitExceeded", message=message)
+        is_memory = news.counted and news.counted.failure.cause is FailureCause.OUT_OF_MEMORY
+        reason = "OutOfMemory" if is_memory else "BackoffLimitExceeded"
+        return courses.failed(situation, reason=reason, message=message)
     if (left := _active_time_left(situation)) is not None and left <= timedelta(0):
         message = f"active for more than activeDeadlineSeconds {spec.active_deadline_seconds}"
         return courses.failed(situation, reason="DeadlineExceeded", message=message)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from concertina_api.v1alpha1 import Intent, Membership, RetryStatus
+from concertina_api.v1alpha1 import FailureCause, Intent, Membership, RetryStatus
 from concertina_operator.account import events_of, holds_back, pods_ready, ready, state_of
 from concertina_operator.actions import Event, EventType
 from concertina_operator.arbitration import Verdict, arbitrate, commit_limit
@@ -213,10 +213,17 @@ def _next_probe(situation: Situation, membership: Membership) -> int:
 
 
 def _retry_after_failures(situation: Situation) -> RetryStatus:
-    """The back-off after what failed now; one for all pods of an attempt."""
+    """The back-off after what failed now; one for all pods of an attempt.
+
+    What nobody's code has caused holds back new pods, too, or a bad node would get pod after pod;
+    that wait begins anew once all wanted pods train.
+    """
     before, news = situation.before.retry, situation.news
-    failed_at_start = any(not entry.failure.round for entry in news.found)
-    if news.counted is None and (situation.is_backing_off or not failed_at_start):
+    wears_out = any(
+        not entry.failure.round or entry.failure.cause is FailureCause.INFRASTRUCTURE
+        for entry in news.found
+    )
+    if news.counted is None and (situation.is_backing_off or not wears_out):
         return before
     attempt = max(before.count + 1, news.count.count)
     pause = backoff(attempt, base=AFTER_FAILURE, job_uid=situation.uid)

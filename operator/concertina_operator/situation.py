@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from concertina_api.v1alpha1 import ConditionType, JobSpec, JobStatus, Membership, Scaling
-from concertina_operator import ledger
+from concertina_operator import ledger, recovery
 from concertina_operator.acceptance import Standing, accept_reports, known_round
 from concertina_operator.attendance import Attendance, attendance
 from concertina_operator.conditions import condition
@@ -119,7 +119,11 @@ def _books(observed: Observed, *, standings: tuple[Standing, ...], now: datetime
     newest, resizes = ledger.last_resize(
         before, reports=reports, reason=resizing.message if resizing else "", now=now
     )
-    world_size = observed.membership.world_size if observed.membership else 0
+    membership = observed.membership
+    world_size = membership.world_size if membership else 0
+    clock = ledger.gpu_clock(
+        before, pods=observed.pods, workers_per_pod=job.spec.pods.workers_per_pod, now=now
+    )
     return before.model_copy(
         update={
             "observed_generation": job.metadata.generation,
@@ -136,11 +140,15 @@ def _books(observed: Observed, *, standings: tuple[Standing, ...], now: datetime
                 before, reports=reports, reason=resizing.reason if resizing else "Unknown"
             ),
             "start_time": before.start_time or now,
-            **ledger.gpu_clock(
-                before,
-                pods=observed.pods,
-                workers_per_pod=job.spec.pods.workers_per_pod,
-                now=now,
+            "snapshot": recovery.snapshot_status(
+                before.snapshot, recovery.leading_report(membership, standings)
             ),
+            "recoveries": recovery.recoveries(
+                before, reports=reports, membership=membership, now=now
+            ),
+            "useful_gpu_seconds": recovery.useful_gpu_seconds(
+                before, reports=reports, gpu_seconds=clock["gpu_seconds"]
+            ),
+            **clock,
         }
     )

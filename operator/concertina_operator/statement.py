@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from concertina_api.v1alpha1 import ConditionType, JobStatus, Membership, PodCounts
-from concertina_operator import ledger
+from concertina_operator import ledger, recovery
 from concertina_operator.actions import DeletePod, Event, EventType
 from concertina_operator.conditions import Claim, condition, conditions, holds
 from concertina_operator.course import Course, in_force
@@ -130,12 +130,23 @@ def _claims(situation: Situation, course: Course) -> Iterator[Claim]:
         yield Claim(type=kind, holds=False, reason=course.state, message=course.message)
     yield Claim(type=ConditionType.SUSPENDED, holds=False, reason="NotSuspended")
     yield _resizing(situation, course)
+    yield from _protection(situation)
     yield _request_satisfied(situation, course)
     if any(standing.report is not None for standing in situation.standings):
         yield Claim(type=ConditionType.COMPATIBLE, holds=True, reason="SameProtocol")
     for kind, reason in _NOT_YET.items():
         if not holds(situation.before, kind):
             yield Claim(type=kind, holds=False, reason=reason)
+
+
+def _protection(situation: Situation) -> Iterator[Claim]:
+    """What protects from losses, and who holds the others up."""
+    membership = situation.membership
+    report = recovery.leading_report(membership, situation.standings)
+    taken = recovery.snapshots_taken(situation.spec, membership=membership, report=report)
+    if taken is not None:
+        yield taken
+    yield recovery.slow(membership, report)
 
 
 def _request_satisfied(situation: Situation, course: Course) -> Claim:
@@ -190,6 +201,7 @@ def _round_events(
         )
         if shortfall := grace_shortfall(situation.spec, status=status):
             yield _warning("GraceTooShort", shortfall)
+    yield from _recovery_events(situation)
     if published is None:
         return
     message = course.next.message
@@ -198,6 +210,21 @@ def _round_events(
         yield _warning(name, message)
     else:
         yield _normal("RoundPublished", message)
+
+
+def _recovery_events(situation: Situation) -> Iterator[Event]:
+    before, membership = situation.before, situation.membership
+    reports = ledger.reports_of(situation.standings)
+    resize = recovery.recovered(before, reports=reports, membership=membership)
+    if resize is not None:
+        told = recovery.recovery_in_words(
+            situation.status, before=before, resize=resize, membership=membership
+        )
+        yield _normal("Recovered", told)
+    report = recovery.leading_report(membership, situation.standings)
+    slow = recovery.slow(membership, report)
+    if slow.holds and not holds(before, ConditionType.SLOW):
+        yield _warning(slow.reason, slow.message)
 
 
 def _normal(reason: str, message: str) -> Event:

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from concertina_api.v1alpha1 import FailureCount, PodPhase
@@ -60,6 +62,10 @@ def test_the_same_pod_can_fail_in_another_round():
         pytest.param(a_standing(pod={"exit_code": 143, "deleting": True}), id="it was deleted"),
         pytest.param(a_standing(pod={"exit_code": 1}, leaving=True), id="it had its SIGTERM"),
         pytest.param(a_standing(failure=a_failure(cause="RoundTimeout")), id="the round timed out"),
+        pytest.param(a_standing(failure=a_failure(cause="Infrastructure")), id="a bad disk"),
+        pytest.param(Standing(pod=a_pod(exit_code=-9)), id="kill -9"),
+        pytest.param(Standing(pod=a_pod(exit_code=137)), id="killed by a runtime"),
+        pytest.param(Standing(pod=a_pod(exit_code=143)), id="told to end by a runtime"),
     ],
 )
 def test_what_is_nobodys_fault_does_not_count(standing):
@@ -82,8 +88,8 @@ def test_what_a_pod_did_while_it_left_does_not_count_in_the_round_after_that_eit
     ("code", "want_cause", "want_permanent"),
     [
         (1, "ExitCode", False),
-        (-9, "Signal", False),
-        (137, "Signal", False),
+        (-11, "Signal", False),
+        (139, "Signal", False),
         (2, "InvalidJob", True),
     ],
 )
@@ -96,9 +102,10 @@ def test_an_exit_code_tells_what_no_report_does(code, want_cause, want_permanent
 
 
 def test_the_servers_words_stand_behind_the_exit_code():
-    killed = Standing(pod=a_pod(exit_code=137, ending="OOMKilled"))
+    killed = Standing(pod=a_pod(exit_code=137, out_of_memory=True, ending="OOMKilled; limit 4Gi"))
     got = news([killed], membership=a_membership(1, 0))
-    assert described(got.counted) == "tiny-lm-0 failed (Signal): exit code 137: OOMKilled"
+    want = "tiny-lm-0 failed (OutOfMemory): exit code 137: OOMKilled; limit 4Gi"
+    assert (described(got.counted), got.count.count) == (want, 1)
 
 
 @pytest.mark.parametrize(
@@ -200,3 +207,78 @@ def test_a_failure_of_a_pod_that_is_there_is_never_forgotten():
     again = news([*present, other], before=count, membership=membership)
     assert [entry.pod for entry in again.found] == [f"tiny-lm-{number}"]
     assert news([*present, other], before=again.count, membership=membership).found == ()
+
+
+def test_failures_of_the_infrastructure_are_counted_apart_each_once():
+    standings = [
+        a_standing(0, failure=a_failure(incarnation="a", cause="Infrastructure")),
+        Standing(pod=a_pod(1, exit_code=137)),
+    ]
+    membership = a_membership(1, 0, 1)
+    first = news(standings, membership=membership)
+    assert (first.count.infrastructure, first.count.count, first.counted) == (2, 0, None)
+    again = news(standings, before=first.count, membership=membership)
+    assert again.count == first.count
+
+
+def test_a_lost_node_does_not_hide_the_failure_of_the_code_beside_it():
+    standings = [
+        a_standing(0, failure=a_failure(incarnation="a", rank=0, cause="Infrastructure")),
+        a_standing(1, failure=a_failure(incarnation="b", rank=1, message="KeyError: y")),
+    ]
+    got = news(standings, membership=a_membership(1, 0, 1))
+    assert (got.counted.pod, got.count.count, got.count.infrastructure) == ("tiny-lm-1", 1, 1)
+
+
+def test_the_traceback_of_the_first_failing_rank_is_kept_until_the_count_starts_anew():
+    standings = [
+        a_standing(0, failure=a_failure(incarnation="a", rank=2, traceback="of rank 2")),
+        a_standing(1, failure=a_failure(incarnation="b", rank=1, traceback="of rank 1")),
+    ]
+    got = news(standings, membership=a_membership(1, 0, 1), step=10)
+    assert got.count.traceback == "of rank 1"
+    lost = [a_standing(2, failure=a_failure(round=2, incarnation="c", cause="Infrastructure"))]
+    kept = news(lost, before=got.count, membership=a_membership(2, 2), step=11)
+    assert kept.count.traceback == "of rank 1"
+    assert news([], before=got.count, step=1010).count.traceback == ""
+
+
+def fail_at(numbers, before, *, first, num_samples=8, cause="Exception"):
+    """The news after a failure of a new round at these samples."""
+    number = next(numbers)
+    failure = a_failure(
+        round=number,
+        incarnation=f"i{number}",
+        cause=cause,
+        first_sample=first,
+        num_samples=num_samples,
+    )
+    standing = a_standing(0, incarnation=f"i{number}", failure=failure)
+    return news([standing], before=before, membership=a_membership(number, 0))
+
+
+def test_samples_that_fail_a_third_time_are_to_blame_whoever_works_on_them():
+    numbers, count = itertools.count(1), FailureCount()
+    for first in (16, 64, 16, 200):
+        got = fail_at(numbers, count, first=first)
+        assert got.poison is None
+        count = got.count
+    got = fail_at(numbers, count, first=16)
+    assert (got.poison.first, got.poison.num_samples, got.poison.count) == (16, 8, 3)
+
+
+def test_a_node_that_dies_at_a_sample_does_not_make_it_suspect():
+    numbers, count = itertools.count(1), FailureCount()
+    for _ in range(5):
+        count = fail_at(numbers, count, first=16, cause="Infrastructure").count
+    assert count.samples == ()
+
+
+def test_an_end_that_comes_after_a_failure_told_before_is_a_failure_of_its_own():
+    told = a_failure(incarnation="i0", message="KeyError: y")
+    first = news([a_standing(failure=told)], membership=a_membership(1, 0))
+    ended = {"exit_code": 137, "out_of_memory": True}
+    later = a_standing(incarnation="i1", failure=told, pod=ended)
+    membership = a_membership(2, members=(a_member(0, incarnation="i1"),))
+    second = news([later], before=first.count, membership=membership)
+    assert (second.counted.failure.cause, second.count.count) == ("OutOfMemory", 2)

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from concertina_api.v1alpha1 import Intent, PodPhase
+from concertina_api.v1alpha1 import ConditionType, Intent, PodPhase
+from concertina_operator.conditions import condition
 from concertina_operator.plan import plan
 from tests.concertina_operator.factories import at
 from tests.concertina_operator.planned import a_cluster, events, names, says
@@ -53,6 +54,39 @@ def test_a_job_that_ends_does_not_wait_for_workers_that_were_started_anew():
     cluster.reconcile()
     assert says(cluster, "Failed") == ("True", "BackoffLimitExceeded")
     assert [action.name for action in cluster.last.actions] == names(0)
+
+
+def test_samples_that_fail_three_times_fail_the_job_and_are_named():
+    cluster = a_cluster(failure_policy={"backoff_limit": 10})
+    for _ in range(3):
+        assert says(cluster, "Failed")[0] == "False"
+        cluster.restart_workers(cluster.pods["tiny-lm-0"], message="bad label", first_sample=16)
+        cluster.settle()
+    assert says(cluster, "Failed") == ("True", "PoisonSample")
+    message = condition(cluster.job.status, ConditionType.FAILED).message
+    assert message.startswith("samples 16 to 23: 3 failures, the last: tiny-lm-0 failed")
+    assert message.endswith("bad label")
+
+
+def test_a_job_that_is_given_up_for_its_memory_says_so():
+    cluster = a_cluster(failure_policy={"backoff_limit": 0})
+    cluster.restart_workers(cluster.pods["tiny-lm-0"], message="12 GiB", cause="OutOfMemory")
+    cluster.reconcile()
+    assert says(cluster, "Failed") == ("True", "OutOfMemory")
+    assert [event.reason for event in cluster.last.events][:1] == ["OutOfMemory"]
+
+
+def test_failures_of_the_infrastructure_never_fail_a_job_but_hold_new_pods_back():
+    cluster = a_cluster(failure_policy={"backoff_limit": 0})
+    for number in range(1, 6):
+        cluster.kill(cluster.pods["tiny-lm-0"])
+        cluster.reconcile()
+        assert cluster.job.status.retry.not_before > at(cluster.now)
+        assert cluster.job.status.failures.infrastructure == number
+        cluster.pass_time(horizon=60)
+        assert cluster.trains
+    assert says(cluster, "Failed") == ("False", "NotFailed")
+    assert cluster.job.status.failures.count == 0
 
 
 def test_suspend_releases_all_pods_and_resume_starts_them_again():

@@ -108,7 +108,7 @@ def event_document(
 ) -> dict[str, Any]:
     """The API object of an event."""
     key, uid = key_of(job), job["metadata"]["uid"]
-    note = event.message.encode()[:_LONGEST_NOTE].decode(errors="ignore")
+    note = _note(event)
     window = int(now.timestamp()) // WINDOW_SECONDS
     said = "\0".join((uid, event.type, event.reason, note, str(window)))
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]
@@ -131,3 +131,11 @@ def event_document(
             "uid": uid,
         },
     }
+
+
+def _note(event: Event) -> str:
+    """The message, and below it as much of the end of the detail as there is room for."""
+    message = event.message.encode()[:_LONGEST_NOTE]
+    room = _LONGEST_NOTE - len(message) - 1
+    detail = event.detail.encode()[-room:] if room > 0 else b""
+    return b"\n".join(part for part in (message, detail) if part).decode(errors="ignore")

@@ -11,14 +11,16 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from concertina_api.merge_patch import merge_patch
-from concertina_api.v1alpha1 import JobStatus
+from concertina_api.v1alpha1 import ConditionType, JobStatus
 
 PROGRESS_INTERVAL: Final = timedelta(seconds=60)
 COUNTS_INTERVAL: Final = timedelta(seconds=2)
 
 _SECONDS: Final = frozenset({"gpuSeconds", "trainingGpuSeconds", "idleGpuSeconds", "gpuCountedAt"})
 _CLOCKS: Final = _SECONDS | {"gpus"}
-_PROGRESS: Final = frozenset({"progress"})
+_PROGRESS: Final = frozenset({"progress", "snapshot", "usefulGpuSeconds"})
+_TELLS_PROGRESS: Final = frozenset({ConditionType.SNAPSHOTS_TAKEN})
+"""Conditions whose words change as training goes on."""
 _COUNTED_PODS: Final = frozenset({"ready", "running", "outdated"})
 
 
@@ -49,6 +51,8 @@ def time_until_worth_it(
     written_at = before.gpu_counted_at
     if written_at is None or not _is_patient(patch, before=before, after=after):
         return timedelta(0)
+    if _words(before) == _words(after):
+        fields -= {"conditions"}
     interval = COUNTS_INTERVAL
     if fields <= _PROGRESS:
         interval = PROGRESS_INTERVAL * (1 + _jitter(job_uid) / 4)
@@ -75,6 +79,14 @@ def _told(status: JobStatus) -> list[tuple[str, str, str, int]]:
     return [
         (entry.type, entry.status, entry.reason, entry.observed_generation)
         for entry in status.conditions
+    ]
+
+
+def _words(status: JobStatus) -> list[tuple[str, str]]:
+    return [
+        (entry.type, entry.message)
+        for entry in status.conditions
+        if entry.type not in _TELLS_PROGRESS
     ]
 
 

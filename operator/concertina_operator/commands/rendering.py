@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from concertina_api.errors import InvalidJob
-from concertina_api.v1alpha1 import AdaptiveTrainingJob, JobStatus, Report
+from concertina_api.v1alpha1 import AdaptiveTrainingJob, ConditionType, JobStatus, Report
 from concertina_operator.cluster.facts import read_status
 from concertina_operator.cluster.pod import TEMPLATE_ANNOTATION
 from concertina_operator.cluster.template import template_hash
 from concertina_operator.commands.live import Document, LiveJob
+from concertina_operator.conditions import condition
 from concertina_operator.observed import Observed, PodFacts
 
 _JOBS: Final = ("NAME", "STATE", "PODS", "BATCH", "STEP", "LOSS", "NOISE", "AGE")
@@ -49,6 +50,8 @@ def description(live: LiveJob, *, events: Iterable[Document], now: datetime) -> 
         yield from _old_templates(observed.job, live.pods)
     except InvalidJob as error:
         yield str(error)
+    if observed is not None:
+        yield from _traceback(observed.job)
     rows = [
         (
             entry.type.value,
@@ -110,8 +113,9 @@ def _head(job: AdaptiveTrainingJob) -> Iterator[str]:
         "progress": f"step {progress.step}, {progress.samples} of {length},"
         f" loss {_number(progress.loss)}, {_number(progress.samples_per_second)} samples/s",
         "resize": _resize(status),
-        "failures": f"{status.failures.count} of {spec.failure_policy.backoff_limit}"
-        f" {status.failures.message}",
+        "snapshot": _snapshot(status),
+        "recovery": _recovery(status),
+        "failures": _failures(job),
         "mode": f"{spec.scaling.mode.value}{', suspended' if spec.suspend else ''}",
     }
     for name, text in facts.items():
@@ -130,6 +134,35 @@ def _resize(status: JobStatus) -> str:
         return "none yet"
     took = f" in {last.pause_seconds:g} s" if last.pause_seconds is not None else ""
     return f"{last.from_world_size} to {last.to_world_size} workers{took}: {last.reason}"
+
+
+def _snapshot(status: JobStatus) -> str:
+    taken = status.snapshot
+    if not taken.every_steps:
+        found = condition(status, ConditionType.SNAPSHOTS_TAKEN)
+        return f"none: {found.message}" if found is not None else "none yet"
+    return f"step {taken.step}, every {taken.every_steps} steps, {100 * taken.cost:.2g} % of a step"
+
+
+def _recovery(status: JobStatus) -> str:
+    past = status.recoveries
+    if not past.count:
+        return "none needed yet"
+    took = f" in {past.pause_seconds:.3g} s" if past.pause_seconds is not None else ""
+    return f"{past.count}, {past.steps_lost} steps lost; the newest from {past.source}{took}"
+
+
+def _failures(job: AdaptiveTrainingJob) -> str:
+    seen, limit = job.status.failures, job.spec.failure_policy.backoff_limit
+    beside = f", {seen.infrastructure} of the infrastructure" if seen.infrastructure else ""
+    return f"{seen.count} of {limit}{beside} {seen.message}"
+
+
+def _traceback(job: AdaptiveTrainingJob) -> Iterator[str]:
+    if job.status.failures.traceback:
+        yield ""
+        yield "TRACEBACK of the newest failure"
+        yield from job.status.failures.traceback.splitlines()
 
 
 def _old_templates(job: AdaptiveTrainingJob, pods: Sequence[Document]) -> Iterator[str]:

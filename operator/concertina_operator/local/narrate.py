@@ -14,7 +14,15 @@ from concertina_api.v1alpha1 import Resize
 from concertina_operator.actions import Event, EventType
 from concertina_operator.local.record import DecisionRow, EvaluationRow, Row, StepRow
 
-_FAILURES: Final = ("WorkerFailed", "BackoffLimitExceeded", "DeadlineExceeded", "InvalidJob")
+_FAILURES: Final = (
+    "WorkerFailed",
+    "OutOfMemory",
+    "InfrastructureFailed",
+    "BackoffLimitExceeded",
+    "PoisonSample",
+    "DeadlineExceeded",
+    "InvalidJob",
+)
 
 
 class Topic(StrEnum):

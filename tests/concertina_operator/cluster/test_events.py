@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,16 @@ def test_what_counts_for_the_api_server_are_the_bytes_of_a_message():
     long = Event(type=EventType.WARNING, reason="WorkerFailed", message="x" + "\u5931" * 512)
     note = event_document(JOB, long, instance="a", now=at(0))["note"]
     assert note == "x" + "\u5931" * 341
+
+
+def test_the_end_of_a_traceback_stands_below_the_message_as_far_as_there_is_room():
+    told = Event(type=EventType.WARNING, reason="WorkerFailed", message="m", detail="line\n" * 400)
+    note = event_document(JOB, told, instance="a", now=at(0))["note"]
+    assert len(note) == 1024
+    assert note.startswith("m\n")
+    assert note.endswith("line\nline\n")
+    full = replace(told, message="x" * 1024)
+    assert event_document(JOB, full, instance="a", now=at(0))["note"] == "x" * 1024
 
 
 def test_a_job_that_has_too_much_to_tell_takes_no_room_from_the_others():

@@ -9,6 +9,7 @@ from concertina_api.v1alpha1 import (
     LastResize,
     PodCounts,
     ProgressStatus,
+    SnapshotStatus,
 )
 from concertina_operator.cluster.stored_status import (
     COUNTS_INTERVAL,
@@ -19,9 +20,12 @@ from concertina_operator.cluster.stored_status import (
 from tests.concertina_operator.factories import at
 
 READY = Condition(type=ConditionType.READY, status="True", reason="Training", message="round 1")
+TAKEN = Condition(
+    type=ConditionType.SNAPSHOTS_TAKEN, status="True", reason="Complete", message="at step 10"
+)
 WRITTEN = JobStatus(
     observed_generation=1,
-    conditions=(READY,),
+    conditions=(READY, TAKEN),
     pods=PodCounts(wanted=2, ready=1, running=1),
     progress=ProgressStatus(step=10, samples=320),
     gpu_counted_at=at(0),
@@ -65,7 +69,7 @@ def test_phases_of_an_earlier_resize_do_not_survive_in_a_later_one():
             id="wanted",
         ),
         pytest.param(
-            {"conditions": (READY.model_copy(update={"reason": "Lost"}),)},
+            {"conditions": (READY.model_copy(update={"reason": "Lost"}), TAKEN)},
             timedelta(0),
             timedelta(0),
             id="another reason",
@@ -77,7 +81,7 @@ def test_phases_of_an_earlier_resize_do_not_survive_in_a_later_one():
             id="counts",
         ),
         pytest.param(
-            {"conditions": (READY.model_copy(update={"message": "round 2"}),)},
+            {"conditions": (READY.model_copy(update={"message": "round 2"}), TAKEN)},
             COUNTS_INTERVAL,
             COUNTS_INTERVAL,
             id="words",
@@ -87,6 +91,16 @@ def test_phases_of_an_earlier_resize_do_not_survive_in_a_later_one():
             PROGRESS_INTERVAL,
             PROGRESS_INTERVAL * 1.25,
             id="progress",
+        ),
+        pytest.param(
+            {
+                "snapshot": SnapshotStatus(step=20, every_steps=10),
+                "useful_gpu_seconds": 12.5,
+                "conditions": (READY, TAKEN.model_copy(update={"message": "at step 20"})),
+            },
+            PROGRESS_INTERVAL,
+            PROGRESS_INTERVAL * 1.25,
+            id="a newer snapshot",
         ),
     ],
 )
