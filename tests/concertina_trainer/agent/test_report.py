@@ -11,6 +11,7 @@ from concertina_api.v1alpha1 import (
     Progress,
     Resize,
     SavedCheckpoint,
+    SnapshotFacts,
     TrainingReport,
 )
 from concertina_trainer.agent.mailbox import WorkerStatus
@@ -87,12 +88,18 @@ def test_only_the_leader_speaks_for_the_job(rank, want_told):
             round=2, world_size_before=1, world_size=2, step=3, pause_seconds=0.1
         ),
         "checkpoint": SavedCheckpoint(step=3, samples=24, path="checkpoints/3"),
+        "snapshot": SnapshotFacts(step=2, every_steps=2),
     }
 
     made = report(status(rank=rank, round=2, **told), status(1, rank=5, round=2), workers=2)
 
     for name, value in told.items():
         assert getattr(made, name) == (value if want_told else None)
+
+
+def test_the_leader_tells_whose_workers_the_others_wait_for():
+    assert report(status(rank=0, slow=("tiny-2",))).slow == ("tiny-2",)
+    assert report(status(rank=1, slow=("tiny-2",))).slow == ()
 
 
 def test_facts_of_all_workers_are_put_together():
@@ -215,6 +222,20 @@ def test_progress_alone_waits_and_everything_else_is_sent_at_once():
     publisher.publish(report(progress(4), leaving=True), now=30.1)
     assert sink.sent[-1].leaving
     assert sink.sent[-1].progress.step == 4
+
+
+def test_a_newer_snapshot_is_progress_and_that_there_is_none_any_more_is_news():
+    sink = Sink()
+    publisher = Publisher(sink)
+
+    def publish(*, now, **snapshot):
+        leader = status(rank=0, snapshot=SnapshotFacts(**snapshot))
+        publisher.publish(report(leader), now=now)
+        return len(sink.sent)
+
+    assert publish(step=4, now=0) == 1
+    assert publish(step=8, now=1) == 1
+    assert publish(step=8, off="no memory", now=2) == 2
 
 
 def test_urgent_reports_are_one_per_second_after_a_burst_of_five():

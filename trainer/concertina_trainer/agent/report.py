@@ -12,7 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from concertina_api.v1alpha1 import Failure, Membership, PodPhase, Report, TrainingReport
+from concertina_api.v1alpha1 import (
+    Failure,
+    Membership,
+    PodPhase,
+    Report,
+    SnapshotFacts,
+    TrainingReport,
+)
 from concertina_trainer.agent.mailbox import WorkerStatus, put
 
 logger = logging.getLogger(__name__)
@@ -62,7 +69,8 @@ def compose(statuses: Sequence[WorkerStatus], facts: AgentFacts, *, now: datetim
     """The report of a pod from the statuses of its workers, in the order of local ranks.
 
     Statuses of an earlier incarnation are not counted. Local rank 0 speaks for the job (request,
-    progress, acknowledgement, checkpoint) unless it is a worker of another rank than 0.
+    progress, acknowledgement, checkpoint, snapshot, slow pods) unless it is a worker of another rank
+    than 0.
     """
     present = [status for status in statuses if status.incarnation == facts.incarnation]
     number = min((status.round for status in present), default=0)
@@ -92,6 +100,8 @@ def compose(statuses: Sequence[WorkerStatus], facts: AgentFacts, *, now: datetim
                 "progress": leader.progress,
                 "acknowledged": leader.acknowledged,
                 "checkpoint": leader.checkpoint,
+                "snapshot": leader.snapshot,
+                "slow": leader.slow,
             }
         )
     return _within_bounds(report)
@@ -199,7 +209,9 @@ def _suspects(present: Sequence[WorkerStatus], number: int, facts: AgentFacts) -
 
 
 def _news(report: Report) -> Report:
-    return report.model_copy(update=_PROGRESS_FIELDS)
+    """What is worth telling at once; of snapshots, whether there are any."""
+    off = report.snapshot and SnapshotFacts(off=report.snapshot.off)
+    return report.model_copy(update={**_PROGRESS_FIELDS, "snapshot": off})
 
 
 def _within_bounds(report: Report) -> Report:
