@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread per process: workers share the machine's cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo cluster test test-local test-all lint docs bench clean
+.PHONY: setup demo cluster test test-local test-all chaos lint docs bench clean
 
 setup: $(VENV)/.ready
 
@@ -32,6 +32,11 @@ test-local: setup
 
 test-all: setup cluster
 	$(BIN)/pytest
+
+# Breaks local runs at random, and judges each: hours. CHAOS_FLAGS="--where kubelet": on a node.
+CHAOS_FLAGS ?= --runs 300
+chaos: setup cluster
+	$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -98,7 +98,7 @@ def stop(state: Path) -> None:
 def sweep() -> None:
     """Remove the folders of control planes whose session was killed."""
     for state in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        root = _recorded_root(state)
+        root = root_of(state)
         if root is not None and not root.is_alive():
             _remove(state)
 
@@ -112,8 +112,17 @@ def is_machine_taken() -> bool:
         return True
 
 
+def root_of(state: Path) -> Process | None:
+    """The process on which all others of the cluster in this folder hang; None before its start."""
+    try:
+        pid, started = json.loads((state / ROOT).read_text())
+    except FileNotFoundError:
+        return None
+    return Process(pid=pid, started=started)
+
+
 def _end_processes(state: Path) -> None:
-    root = _recorded_root(state)
+    root = root_of(state)
     # Below a node's root is process 1 of its PID namespace: the kernel ends all in it first.
     processes = [] if root is None else [*root.children(), root]
     for process in processes:
@@ -238,7 +247,7 @@ def _progress(state: Path, root: Process | None) -> bool:
 
 def _wait_usable(cluster: Cluster, layout: Layout) -> None:
     """Wait until pods can be created, and on a node until they can run."""
-    state, root = layout.state, _recorded_root(layout.state)
+    state, root = layout.state, root_of(layout.state)
     wait_for(
         lambda: _progress(state, root) and (state / "ready").exists(),
         lambda: f"the steps are not done; see {state / 'log'}",
@@ -257,11 +266,3 @@ def _wait_usable(cluster: Cluster, layout: Layout) -> None:
             )
     wait_for_namespace(api, "default")
     api.close()
-
-
-def _recorded_root(state: Path) -> Process | None:
-    try:
-        pid, started = json.loads((state / ROOT).read_text())
-    except FileNotFoundError:
-        return None
-    return Process(pid=pid, started=started)

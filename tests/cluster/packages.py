@@ -20,6 +20,8 @@ PACKAGES = (
 )
 IMAGE_PACKAGES = ("debian-archive-keyring", "debootstrap")
 """What the base of the images is made with (tests/images)."""
+CHAOS_PACKAGES = ("libfaketime",)
+"""The clock that tests set (tests/chaos)."""
 
 
 class PackagesMissing(Exception):
@@ -39,7 +41,7 @@ def ensure_packages() -> None:
     Raises:
         PackagesMissing: not root, no apt-get, or apt-get failed.
     """
-    absent = missing_packages((*PACKAGES, *IMAGE_PACKAGES))
+    absent = missing_packages((*PACKAGES, *IMAGE_PACKAGES, *CHAOS_PACKAGES))
     if not absent:
         return
     names = " ".join(absent)
