@@ -69,6 +69,8 @@ def pods_ready(
     if retry.not_before is not None and situation.now < retry.not_before:
         message += f", no pod is created before {retry.not_before:%Y-%m-%dT%H:%M:%SZ}"
         message += f" because {retry.message}" if retry.message else ""
+    if changes.avoid:
+        message += f"; new pods avoid {', '.join(changes.avoid)}"
     if situation.template_fault:
         message += f"; no pod can be created: {situation.template_fault}"
     told = {entry.pod.message for entry in situation.standings if entry.pod.message}

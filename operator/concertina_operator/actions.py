@@ -18,6 +18,8 @@ class CreatePod:
 
     name: str
     index: int
+    avoid: tuple[str, ...] = ()
+    """Nodes that it must not be placed on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -212,7 +212,8 @@ def given_back(situation: Situation) -> Course:
     retry = RetryStatus(count=attempt, not_before=situation.now + pause)
     return replace(
         course,
-        intends={**IDLE, "retry": retry},
+        # Nodes that were avoided may be the only ones with room.
+        intends={**IDLE, "retry": retry, "offences": ()},
         events=(Event(type=EventType.WARNING, reason="PodsReleased", message=message),),
         waits=(pause,),
     )

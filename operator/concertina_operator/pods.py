@@ -26,6 +26,8 @@ class PodChanges:
     """Pods that were not admitted in time, by name; they are among the deleted."""
     starting: tuple[str, ...] = ()
     """Pods that are kept and in no round yet, by name."""
+    avoid: tuple[str, ...] = ()
+    """Nodes that new pods are kept off."""
     requeue_after: timedelta | None = None
 
 
@@ -40,10 +42,12 @@ def pod_changes(
     waiting_since: datetime | None,
     not_before: datetime | None,
     now: datetime,
+    avoid: tuple[str, ...] = (),
 ) -> PodChanges:
     """Changes that a running job needs; a job that gives all its pods back wants 0.
 
-    At most `ceiling` pods hold a place at once; `waiting_since` is since when no pod trains.
+    At most `ceiling` pods hold a place at once; `waiting_since` is since when no pod trains;
+    `avoid` are nodes that new pods are kept off.
     """
     present = tuple(standings)
     departing = tuple(departures(present, in_force=in_force, policy=policy, now=now))
@@ -74,7 +78,9 @@ def pod_changes(
             if entry.pod.uid in in_force.leaving and not entry.pod.deleting
         ]
     return PodChanges(
-        create=creations(job_name, missing, taken={entry.pod.name for entry in present})
+        create=creations(
+            job_name, missing, taken={entry.pod.name for entry in present}, avoid=avoid
+        )
         if pause <= timedelta(0)
         else (),
         delete=(
@@ -87,15 +93,19 @@ def pod_changes(
         ),
         given_back=tuple(entry.pod.name for entry in late),
         starting=tuple(entry.pod.name for entry in kept),
+        avoid=avoid,
         requeue_after=min((wait for wait in moments if wait > timedelta(0)), default=None),
     )
 
 
-def creations(job_name: str, number: int, *, taken: Collection[str]) -> tuple[CreatePod, ...]:
+def creations(
+    job_name: str, number: int, *, taken: Collection[str], avoid: tuple[str, ...] = ()
+) -> tuple[CreatePod, ...]:
     """The lowest numbers for which no pod object exists; those that terminate are taken, too."""
     free = (index for index in count() if f"{job_name}-{index}" not in taken)
     return tuple(
-        CreatePod(name=f"{job_name}-{index}", index=index) for index in islice(free, number)
+        CreatePod(name=f"{job_name}-{index}", index=index, avoid=avoid)
+        for index in islice(free, number)
     )
 
 

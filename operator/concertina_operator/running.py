@@ -16,6 +16,8 @@ from concertina_operator.backoff import AFTER_FAILURE, after_giving_back, backof
 from concertina_operator.course import Course, in_force
 from concertina_operator.departures import InForce
 from concertina_operator.failures import described
+from concertina_operator.nodes import is_cornered, node_events, nodes_to_avoid
+from concertina_operator.offences import offences
 from concertina_operator.pods import PodChanges, pod_changes
 from concertina_operator.rounds import NextRound, RoundReason, held, next_round, probed, reopened
 from concertina_operator.situation import Situation
@@ -32,6 +34,12 @@ def running(situation: Situation) -> Course:
     force = in_force(situation, following)
     trains = bool(force.members)
     says_run = force.membership is None or force.membership.intent is Intent.RUN
+    blamed = offences(
+        situation.before.offences,
+        situation.standings,
+        excluded=_excluded(verdict),
+        now=situation.now,
+    )
     changes = pod_changes(
         situation.name,
         situation.standings,
@@ -42,6 +50,7 @@ def running(situation: Situation) -> Course:
         waiting_since=None if trains else waiting_since,
         not_before=retry.not_before,
         now=situation.now,
+        avoid=nodes_to_avoid(situation, blamed, in_force=force),
     )
     retry = _retry_after_pods(situation, retry, changes, force)
     below_since = (
@@ -62,13 +71,17 @@ def running(situation: Situation) -> Course:
             "retry": retry,
             "waiting_since": None if trains else waiting_since,
             "below_min_since": below_since,
+            "offences": () if is_cornered(situation, given_back=changes.given_back) else blamed,
             **_probe(situation, verdict),
         },
         claims=(
             ready(force, verdict, following),
             pods_ready(situation, force, changes, retry),
         ),
-        events=events_of(situation, changes),
+        events=(
+            *node_events(situation, blamed, given_back=changes.given_back),
+            *events_of(situation, changes),
+        ),
         waits=tuple(waits),
     )
 
@@ -188,6 +201,12 @@ def _next_round(
         arbitrated=verdict.lost if verdict is not None and verdict.renews else None,
         may_wait=more_may_come and waiting_for < situation.ready_deadline,
     )
+
+
+def _excluded(verdict: Verdict | None) -> frozenset[str]:
+    """uids of the pods that arbitration takes out of the round now."""
+    lost = verdict.lost if verdict is not None and verdict.renews else ()
+    return frozenset(entry.member.uid for entry in lost)
 
 
 def _asked_at(situation: Situation, membership: Membership) -> datetime | None:

@@ -135,6 +135,8 @@ class Offences(Model):
     node: Annotated[str, Field(max_length=253)]
     at: Annotated[tuple[AwareDatetime, ...], Field(max_length=100)] = ()
     """When, newest last."""
+    uids: Annotated[tuple[Token, ...], Field(max_length=32)] = ()
+    """The newest of these pods: each counts once."""
 
 
 class SuspectSamples(Model):

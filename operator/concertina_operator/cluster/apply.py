@@ -108,7 +108,7 @@ class Hands:
         create = [action for action in pods if isinstance(action, CreatePod)]
         delete = [action for action in pods if isinstance(action, DeletePod)]
         await _all(
-            self._create_all([action.name for action in create], target, deeds),
+            self._create_all(create, target, deeds),
             *(self._delete(action, target, deeds) for action in delete),
         )
 
@@ -131,13 +131,15 @@ class Hands:
         self._take_membership(answer)
         deeds.has_published = True
 
-    async def _create_all(self, names: Sequence[str], target: Target, deeds: Deeds) -> None:
+    async def _create_all(
+        self, creations: Sequence[CreatePod], target: Target, deeds: Deeds
+    ) -> None:
         """Creates pods that differ in nothing but their names.
 
         Ever more of them side by side, as long as the server takes all: when it refuses one, the
         others would only hear the same.
         """
-        if not names:
+        if not creations:
             return
         if self._bindings is not None:
             words = await self._bindings.ensure(target.namespace, now=self._clock())
@@ -145,11 +147,12 @@ class Hands:
         pod = build_pod(
             target.document,
             target.job.spec,
-            name=names[0],
+            name=creations[0].name,
             newest_round=target.newest_round,
             log_format=self._log_format,
+            avoid=creations[0].avoid,
         )
-        left, number = list(names), 1
+        left, number = [creation.name for creation in creations], 1
         while left:
             batch, left = left[:number], left[number:]
             named = [{**pod, "metadata": {**pod["metadata"], "name": name}} for name in batch]

@@ -5,12 +5,13 @@ finds a bad template early. Nothing that the user set is changed; what contradic
 a fault (template.py), not a surprise. Equal inputs give equal pods. Pure: no I/O, no clock.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, Final
 
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import API_VERSION, PROTOCOL, JobSpec
+from concertina_operator.cluster.avoidance import kept_off
 from concertina_operator.cluster.durability import shares_storage
 from concertina_operator.cluster.environment import RUN_PATH, TOKEN_PATH, environment
 from concertina_operator.cluster.template import (
@@ -34,6 +35,8 @@ TEMPLATE_ANNOTATION: Final = f"{DOMAIN}/template-hash"
 """Which template the pod was built from."""
 TRAINER_ANNOTATION: Final = f"{DOMAIN}/trainer"
 """Name of the container that trains, which injected containers leave as it is."""
+AVOIDS_ANNOTATION: Final = f"{DOMAIN}/avoids"
+"""Nodes that the operator has kept the pod off, because pods were lost there again and again."""
 
 AGENT_COMMAND: Final = ("python3", "-m", "concertina_trainer.agent")
 TOKEN_SECONDS: Final = 3600
@@ -73,10 +76,12 @@ def build_pod(
     name: str,
     newest_round: int = 0,
     log_format: str | None = None,
+    avoid: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The pod object to create; `job` is the job's API object. Raises InvalidJob for any fault.
 
-    `newest_round`, `log_format`: see `environment`; what the template sets of it counts.
+    `newest_round`, `log_format`: see `environment`; what the template sets of it counts. `avoid`
+    are nodes that it must not be placed on.
     """
     if faults := template_faults(spec):
         raise InvalidJob("; ".join(faults))
@@ -90,6 +95,8 @@ def build_pod(
         "seccompProfile": {"type": "RuntimeDefault"},
         **pod.get("securityContext", {}),
     }
+    if avoid:
+        pod["affinity"] = kept_off(pod.get("affinity"), avoid)
     # The trainer gets a token of its own; nobody else in the pod needs one.
     pod.setdefault("automountServiceAccountToken", False)
     volumes = _volumes(template, trainer)
@@ -116,13 +123,19 @@ def build_pod(
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": _metadata(job, spec, template, name=name, trainer=trainer.name),
+        "metadata": _metadata(job, spec, template, name=name, trainer=trainer.name, avoid=avoid),
         "spec": pod,
     }
 
 
 def _metadata(
-    job: Mapping[str, Any], spec: JobSpec, template: Template, *, name: str, trainer: str
+    job: Mapping[str, Any],
+    spec: JobSpec,
+    template: Template,
+    *,
+    name: str,
+    trainer: str,
+    avoid: Sequence[str],
 ) -> dict[str, Any]:
     owner = job["metadata"]
     return {
@@ -135,6 +148,7 @@ def _metadata(
             PROTOCOL_ANNOTATION: str(PROTOCOL),
             TEMPLATE_ANNOTATION: template_hash(spec),
             TRAINER_ANNOTATION: trainer,
+            **({AVOIDS_ANNOTATION: ",".join(avoid)} if avoid else {}),
         },
         "ownerReferences": [
             {

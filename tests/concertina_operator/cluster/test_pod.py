@@ -220,6 +220,17 @@ def test_the_hosts_shared_memory_is_left_in_place() -> None:
     assert "/dev/shm" not in mounts_of(trainer_of(built(hostIPC=True)))
 
 
+def test_a_pod_is_kept_off_nodes_and_says_so() -> None:
+    pod = build_pod(JOB, a_templated_spec(a_container()), name="tiny-lm-2", avoid=("n1", "n2"))
+    assert pod["metadata"]["annotations"]["concertina.dev/avoids"] == "n1,n2"
+    required = pod["spec"]["affinity"]["nodeAffinity"].popitem()[1]
+    (term,) = required["nodeSelectorTerms"]
+    assert [entry["values"] for entry in term["matchFields"]] == [["n1"], ["n2"]]
+    plain = built(a_container())
+    assert "affinity" not in plain["spec"]
+    assert "concertina.dev/avoids" not in plain["metadata"]["annotations"]
+
+
 def test_equal_inputs_give_equal_pods() -> None:
     assert built() == built()
 
@@ -260,7 +271,8 @@ def test_the_api_server_takes_the_pod_strictly(
     pod: dict[str, Any],
 ) -> None:
     job = {"metadata": {**JOB["metadata"], "namespace": namespace}}
-    written = build_pod(job, a_templated_spec(*containers, **pod), name="tiny-lm-0")
+    spec = a_templated_spec(*containers, **pod)
+    written = build_pod(job, spec, name="tiny-lm-0", avoid=("gpu-1", "gpu-2"))
     api = control_plane.admin()
     path = f"/api/v1/namespaces/{namespace}/pods"
     stored = api.create(path, written, dryRun="All", fieldValidation="Strict")
