@@ -287,6 +287,15 @@ def test_requested_and_effective_batch_are_two_metrics():
     assert values(tally)["global_batch_effective_samples"] == 32
 
 
+def test_the_wish_of_a_newer_decision_counts_also_when_it_asked_for_no_workers():
+    request = BatchSizeRequest(sequence=1, requested=128, effective=32, reason="max")
+    measured = MEASURED.model_copy(update={"global_batch_requested_samples": 48})
+    tally = Tally()
+    tally.update([status(step=1, request=request, measured=measured)], restarts=0)
+
+    assert values(tally)["global_batch_requested_samples"] == 48
+
+
 def test_every_metric_of_the_table_is_served_with_its_type_and_labels():
     tally = Tally()
     progress = Progress(

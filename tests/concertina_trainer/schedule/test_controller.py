@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from concertina_api.v1alpha1 import Batch, BatchSizeRequest, Rule
-from concertina_trainer.schedule.controller import BatchController, renumbered, request
+from concertina_trainer.schedule.controller import (
+    BatchController,
+    renumbered,
+    request,
+    request_again,
+)
 from concertina_trainer.schedule.estimator import Smoothed, StepStatistics, estimate
 from concertina_trainer.schedule.rules import Decision
 
@@ -146,6 +151,25 @@ def test_the_request_carries_the_decision():
         reason=observation.decision.reason,
         noise_scale=observation.decision.noise_scale,
     )
+
+
+def test_what_the_newest_decision_asked_for_is_remembered_also_when_it_held():
+    states = [o.state for o in played(controller_of(), [200.0] * 70 + [1.0] * 300)]
+    grown = next(state for state in states if state.batch == 16)
+    assert request_again(grown).requested == grown.requested == 113
+    assert states[-1].requested < states[-1].batch
+
+
+def test_without_a_bound_of_its_own_a_wish_is_bounded_by_the_largest_batch():
+    states = [o.state for o in played(controller_of(maximum=64), [math.inf] * 70)]
+    assert max(state.requested for state in states) == 64
+
+
+def test_a_state_of_before_wishes_were_kept_asks_for_the_batch_that_runs():
+    controller = controller_of()
+    document = replace(controller.start(), batch=32).to_json()
+    del document["requested"]
+    assert controller.restore(document).requested == 32
 
 
 def test_a_state_goes_on_after_json_as_if_nothing_had_happened():

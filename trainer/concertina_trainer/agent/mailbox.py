@@ -57,6 +57,7 @@ class Measured(Model):
     noise_estimate_age_samples: Count | None = None
     rule_ratio: Duration | None = None
     rule_threshold: Duration | None = None
+    global_batch_requested_samples: Count | None = None
 
 
 class WorkerStatus(Model):

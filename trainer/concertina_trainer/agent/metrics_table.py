@@ -50,7 +50,7 @@ METRICS: Final = (
         "concertina_global_batch_requested_samples",
         "gauge",
         "samples",
-        "Global batch that the rule asks for.",
+        "Global batch that the newest decision of the rule asks for, at most batch.max.",
     ),
     Metric(
         "concertina_global_batch_effective_samples",

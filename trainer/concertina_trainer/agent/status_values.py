@@ -31,8 +31,6 @@ def job_values(leader: WorkerStatus) -> dict[str, float]:
         "concertina_last_resize_pause_seconds": resize.pause_seconds if resize else None,
         "concertina_slow_pods": len(leader.slow),
     }
-    if leader.measured is not None:
-        values |= {f"concertina_{name}": value for name, value in leader.measured}
     if progress is not None:
         rate, tokens = progress.samples_per_second, leader.tokens_per_sample
         values |= {
@@ -46,6 +44,9 @@ def job_values(leader: WorkerStatus) -> dict[str, float]:
         }
     if request is not None:
         values["concertina_global_batch_requested_samples"] = request.requested
+    if leader.measured is not None:
+        told = ((name, value) for name, value in leader.measured if value is not None)
+        values |= {f"concertina_{name}": value for name, value in told}
     values |= _snapshot_values(leader)
     return {name: float(value) for name, value in values.items() if value is not None}
 

@@ -56,6 +56,7 @@ class Measuring:
             noise_estimate_age_samples=self._age(progress),
             rule_ratio=standing.ratio,
             rule_threshold=standing.threshold,
+            global_batch_requested_samples=progress.controller.requested,
         )
 
     def _age(self, progress: Progress) -> int | None:

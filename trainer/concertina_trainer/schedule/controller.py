@@ -41,6 +41,8 @@ class BatchState:
 
     batch: int
     """Effective global batch in samples."""
+    requested: int
+    """Global batch that the rule's newest decision asked for, at most the maximum."""
     samples: int = 0
     """Samples consumed after the newest step observed."""
     sequence: int = 0
@@ -52,6 +54,7 @@ class BatchState:
         """The state as a JSON object."""
         return {
             "batch": self.batch,
+            "requested": self.requested,
             "samples": self.samples,
             "sequence": self.sequence,
             "track": _track_to_json(self.track),
@@ -92,6 +95,7 @@ class BatchController:
         """The state before the first step."""
         return BatchState(
             batch=self.policy.batch.initial,
+            requested=self.policy.batch.initial,
             track=_new_track(self.policy),
             shadows=tuple(_new_track(policy) for policy in self.shadow_policies),
         )
@@ -106,8 +110,10 @@ class BatchController:
         shadows = tuple(_track_from_json(track) for track in document["shadows"])
         if len(shadows) != len(self.shadow_policies):
             shadows = self.start().shadows
+        batch = min(max(document["batch"], bounds.initial), bounds.max)
         return BatchState(
-            batch=min(max(document["batch"], bounds.initial), bounds.max),
+            batch=batch,
+            requested=min(document.get("requested", batch), bounds.max),
             samples=document["samples"],
             sequence=document["sequence"],
             track=_track_from_json(document["track"]),
@@ -133,6 +139,9 @@ class BatchController:
         after = replace(
             state,
             batch=decision.effective if decision else state.batch,
+            requested=(
+                min(decision.requested, self.policy.batch.max) if decision else state.requested
+            ),
             samples=samples,
             sequence=state.sequence + grown,
             track=track,
@@ -160,7 +169,7 @@ def request_again(state: BatchState) -> BatchSizeRequest:
     """The newest request, as far as the state remembers it."""
     return BatchSizeRequest(
         sequence=state.sequence,
-        requested=state.batch,
+        requested=state.requested,
         effective=state.batch,
         reason=f"{state.batch} samples, decided before this round",
     )
@@ -170,7 +179,7 @@ def request(state: BatchState, decision: Decision) -> BatchSizeRequest:
     """The request for workers that follows from a decision."""
     return BatchSizeRequest(
         sequence=state.sequence,
-        requested=decision.requested,
+        requested=state.requested,
         effective=decision.effective,
         reason=decision.reason,
         noise_scale=decision.noise_scale,
