@@ -131,6 +131,38 @@ def test_a_description_tells_state_conditions_pods_and_events() -> None:
     assert ["30s", "Normal", "RoundPublished", "round", "3", "of", "1", "pod", "(x4)"] in rows
 
 
+def test_a_description_tells_what_protects_what_was_lost_and_what_failed() -> None:
+    status = STATUS | {
+        "snapshot": {"step": 40, "everySteps": 20, "cost": 0.008},
+        "recoveries": {"count": 2, "stepsLost": 9, "source": "snapshot", "pauseSeconds": 2.4},
+        "failures": {
+            "count": 1,
+            "infrastructure": 4,
+            "message": "tiny-lm-1 failed",
+            "traceback": "  File a, line 3\nKeyError: 1",
+        },
+    }
+    lines = list(description(a_live_job(job=a_job_document(status=status)), events=(), now=NOW))
+    assert "  snapshot  step 40, every 20 steps, 0.8 % of a step" in lines
+    assert "  recovery  2, 9 steps lost; the newest from snapshot in 2.4 s" in lines
+    assert "  failures  1 of 3, 4 of the infrastructure tiny-lm-1 failed" in lines
+    place = lines.index("TRACEBACK of the newest failure")
+    assert lines[place + 1 : place + 3] == ["  File a, line 3", "KeyError: 1"]
+
+
+def test_a_description_says_why_there_is_no_snapshot() -> None:
+    alone = {
+        "type": "SnapshotsTaken",
+        "status": "False",
+        "reason": "SinglePod",
+        "message": "one pod has no neighbour",
+    }
+    for status, want in ((STATUS, "none yet"), ({"conditions": [alone]}, alone["message"])):
+        live = a_live_job(job=a_job_document(status=status))
+        lines = list(description(live, events=(), now=NOW))
+        assert any(line.startswith("  snapshot  ") and want in line for line in lines)
+
+
 def test_events_are_told_in_the_order_of_their_last_times() -> None:
     events = [
         {
