@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from typing import Final, Self
 from concertina_api.errors import ConcertinaError
 from concertina_operator.grace import DEFAULT_GRACE_SECONDS
 from concertina_operator.local.directory import RunDirectory
+from concertina_operator.local.steady_clock import SteadyClock
 from concertina_operator.local.sweeper import end_marked
 from concertina_operator.observed import Phase, PodFacts
 
@@ -58,11 +59,13 @@ class LocalPods:
         agent_command: Sequence[str] = AGENT_COMMAND,
         grace_seconds: int = DEFAULT_GRACE_SECONDS,
         metrics_port: int | None = None,
+        clock: SteadyClock | None = None,
     ) -> None:
         """A pod serves metrics on the lowest port from `metrics_port` on that no living pod has.
 
-        Without one there are none.
+        Without one there are none. `clock`: that by which the ages of pods are told.
         """
+        self._clock = clock or SteadyClock()
         self._directory = directory
         self._command = tuple(agent_command)
         self._grace_seconds = grace_seconds
@@ -126,7 +129,7 @@ class LocalPods:
                     f"cannot start the agent {self._command[0]}: {error.strerror}"
                 ) from error
         self._pods[name] = _Pod(
-            name=name, uid=uid, process=process, created=datetime.now(UTC), port=port
+            name=name, uid=uid, process=process, created=self._clock.now(), port=port
         )
 
     def delete(self, name: str, *, uid: str, grace_seconds: int | None = None) -> None:

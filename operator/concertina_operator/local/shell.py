@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Final
 
 from concertina_api.errors import InvalidJob
@@ -31,6 +30,7 @@ from concertina_operator.local.observe import Reports, observe, read_membership
 from concertina_operator.local.pods import AGENT_COMMAND, LocalPods
 from concertina_operator.local.record import Outcome
 from concertina_operator.local.status_file import StatusFile
+from concertina_operator.local.steady_clock import SteadyClock
 from concertina_operator.local.story import Story
 from concertina_operator.observed import Observed
 from concertina_operator.plan import plan
@@ -70,14 +70,18 @@ def run_job(
     job = job.model_copy(update={"status": _first_status(directory)})
     display = SteadyDisplay(display, on_closed_pipe=interrupts.request)
     story = Story(directory, display=display)
+    clock = SteadyClock()
     pods = LocalPods(
         directory,
+        clock=clock,
         agent_command=settings.agent_command,
         grace_seconds=settings.grace_seconds,
         metrics_port=settings.metrics_port,
     )
     with closing(display), pods:
-        outcome = _loop(job, directory=directory, pods=pods, story=story, interrupts=interrupts)
+        outcome = _loop(
+            job, directory=directory, pods=pods, clock=clock, story=story, interrupts=interrupts
+        )
         pods.end_all()
         story.end(outcome)
     return outcome
@@ -99,6 +103,7 @@ def _loop(
     *,
     directory: RunDirectory,
     pods: LocalPods,
+    clock: SteadyClock,
     story: Story,
     interrupts: Interrupts,
 ) -> Outcome:
@@ -112,7 +117,7 @@ def _loop(
             )
             job = job.model_copy(update={"spec": job.spec.model_copy(update={"suspend": True})})
         observed = observe(job, directory=directory, pods=pods, reports=reports)
-        decided = plan(observed, datetime.now(UTC))
+        decided = plan(observed, clock.now())
         try:
             apply(decided.actions, directory=directory, pods=pods)
         except OSError as error:
