@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from concertina_api.errors import ConcertinaError
+from concertina_api.location import scheme
 from concertina_api.v1alpha1 import JobSpec, RuleName
 from concertina_trainer.agent.settings import load_job
+from concertina_trainer.checkpoint.storage import storage_at
 from concertina_trainer.loading import check_dataset, check_model, load_task
 from concertina_trainer.schedule.controller import BatchController
 
@@ -30,6 +32,9 @@ def findings(spec: JobSpec) -> Iterator[str]:
     yield f"data set: {length:,} samples; the run takes {samples:,} ({samples / length:.2f} epochs)"
     fewest, most = math.ceil(samples / spec.batch.max), math.ceil(samples / spec.batch.initial)
     yield f"steps: {fewest:,} at batch {spec.batch.max} to {most:,} at batch {spec.batch.initial}"
+    if scheme(spec.checkpoint.path) is not None:
+        # Its package, not the storage: nothing is asked of a server here.
+        yield f"checkpoints: {storage_at(spec.checkpoint.path).location}"
     warmup = spec.learning_rate.warmup_samples
     policy = BatchController.of(spec.batch, total_samples=samples, warmup_samples=warmup).policy
     if spec.batch.rule.name in (RuleName.NORM_TEST, RuleName.NOISE_SCALE):

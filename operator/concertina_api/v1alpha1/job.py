@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from concertina_api.location import check_location
 from concertina_api.v1alpha1.base import (
     API_VERSION,
     BatchSize,
@@ -267,7 +268,7 @@ class Checkpoint(Model):
     path: Annotated[str, Field(min_length=1, max_length=1024)] = "checkpoints"
     """Folder that every worker can write, or a URL such as `s3://bucket/folder`.
 
-    Relative paths are inside the run's folder.
+    Relative paths are inside the run's folder; in other places each job has a folder of its name.
     """
     interval: CheckpointInterval = CheckpointInterval.FIXED
     """Fixed saves every everySeconds; Measured as often as the cost of a checkpoint and the rate of
@@ -276,6 +277,11 @@ class Checkpoint(Model):
     """Time between two checkpoints; null means only at the end and when the job leaves its pods."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
     """Newest checkpoints that are kept."""
+
+    @field_validator("path")
+    @classmethod
+    def _is_a_place(cls, path: str) -> str:
+        return check_location(path)
 
 
 class SnapshotMode(StrEnum):

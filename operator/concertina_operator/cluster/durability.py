@@ -8,6 +8,7 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any, Final
 
+from concertina_api.location import scheme
 from concertina_api.v1alpha1 import JobSpec
 from concertina_operator.cluster.environment import RUN_PATH
 from concertina_operator.cluster.template import Mount, read_template
@@ -19,10 +20,12 @@ _NEVER_WRITTEN: Final = frozenset({"configMap", "downwardAPI", "image", "project
 
 
 def checkpoint_warning(spec: JobSpec) -> str | None:
-    """Why checkpoints would be lost with a pod; None when a volume that outlives it covers them.
+    """Why checkpoints would be lost with a pod; None when what holds them outlives it.
 
-    Asks for a template without faults.
+    That is an object storage, or a volume. Asks for a template without faults.
     """
+    if scheme(spec.checkpoint.path) is not None:
+        return None
     why = _why_not_durable(spec)
     if why is None or shares_storage(spec):
         return why
@@ -36,6 +39,8 @@ def shares_storage(spec: JobSpec) -> bool:
     So does hostPath: nodes often mount one file system there, and where they do not the last save
     of several pods fails as well. Asks for a template without faults.
     """
+    if scheme(spec.checkpoint.path) is not None:
+        return True
     mount, volume = _covering(spec, _folder(spec))
     if mount is None:
         return False

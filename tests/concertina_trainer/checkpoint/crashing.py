@@ -1,8 +1,8 @@
 """A program that saves checkpoints and is killed in the middle, as often as it is asked.
 
-Reads one JSON object a line: {"path", "kill_at": the number of a file operation} or {"path",
-"kill_after_seconds"}; answers each with "killed" or "done". It imports torch once and forks for
-every save, while it has a single thread, so a kill costs milliseconds.
+Reads one JSON object a line: {"path", "kill_at": the number of a file operation} or {"path" or a
+URL, "kill_after_seconds"}; answers each with "killed" or "done". It imports torch once and forks
+for every save, while it has a single thread, so a kill costs milliseconds.
 """
 
 import json
@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 
 from concertina_trainer.sharding.state import Entry
 from tests.concertina_trainer.checkpoint import states
@@ -33,7 +32,7 @@ def kill_at(operation: int, path: str) -> None:
     sys.addaudithook(watch)
 
 
-def save_two_ranks(path: Path, entries: dict[str, Entry]) -> None:
+def save_two_ranks(path: str, entries: dict[str, Entry]) -> None:
     """Save step 2, rank 1 first and then the leader, so that the order of operations is fixed."""
     for rank in (1, 0):
         writer = states.Writer(path, job=states.JOB, keep=1)
@@ -50,9 +49,9 @@ def main() -> None:
             try:
                 if "kill_at" in order:
                     kill_at(order["kill_at"], order["path"])
-                    save_two_ranks(Path(order["path"]), states.ENTRIES)
+                    save_two_ranks(order["path"], states.ENTRIES)
                 else:
-                    save_two_ranks(Path(order["path"]), states.large_entries())
+                    save_two_ranks(order["path"], states.large_entries())
             finally:
                 os._exit(0)
         if (seconds := order.get("kill_after_seconds")) is not None:

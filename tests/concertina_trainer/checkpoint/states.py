@@ -8,6 +8,7 @@ import torch
 
 from concertina_trainer.checkpoint.format import origin
 from concertina_trainer.checkpoint.reader import Checkpoint, find, load, verify
+from concertina_trainer.checkpoint.storage import Location
 from concertina_trainer.checkpoint.writer import Writer
 from concertina_trainer.sharding.layout import row_range
 from concertina_trainer.sharding.state import Entry, Holding, Kind
@@ -75,7 +76,7 @@ def always() -> bool:
 
 
 def save(
-    path: Path,
+    path: Location,
     step: int,
     *,
     world_size: int = 1,
@@ -98,7 +99,7 @@ def save(
     return writers
 
 
-def found_step(path: Path) -> int | None:
+def found_step(path: Location) -> int | None:
     """Step of the newest usable checkpoint, after checking all of its content."""
     checkpoint = find(path, job=JOB)
     if checkpoint is None:
@@ -135,7 +136,7 @@ def writer_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "checkpoint-writer"]
 
 
-def large_entries() -> dict[str, Entry]:
+def large_entries(*, rows: int = 1001) -> dict[str, Entry]:
     """The state with a tensor of some megabytes, so that a kill often falls into its writing."""
-    large = Entry(name="model/large", kind=Kind.SHARDED, dtype=torch.float32, shape=(1001, 1000))
+    large = Entry(name="model/large", kind=Kind.SHARDED, dtype=torch.float32, shape=(rows, 1000))
     return ENTRIES | {large.name: large}

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from concertina_api.errors import CheckpointInvalid
 from concertina_trainer.checkpoint import format as fmt
-from concertina_trainer.checkpoint.publish import owner, read_latest
+from concertina_trainer.checkpoint.folder_storage import FolderStorage
+from concertina_trainer.checkpoint.publish import named, owner, read_latest
 from concertina_trainer.checkpoint.reader import find, load, open_checkpoint, verify
 from concertina_trainer.checkpoint.tensor_file import TensorFile
 from concertina_trainer.sharding.header import decode_header, encode_header
@@ -38,7 +39,7 @@ def good(tmp_path_factory):
     """The folder of a good checkpoint of two ranks."""
     path = tmp_path_factory.mktemp("good")
     save(path, 5, world_size=2)
-    return path / read_latest(path)
+    return path / named(read_latest(FolderStorage(path)))
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_a_folder_with_a_spoilt_manifest_is_loaded_or_invalid(folder, good, exam
         if checkpoint is not None:
             refused(lambda: load(checkpoint, world_size=3, rank=1), error=CheckpointInvalid)
             refused(lambda: verify(checkpoint, part=0, parts=1), error=CheckpointInvalid)
-        owner(folder.parent)
+        owner(FolderStorage(folder.parent))
         find(folder.parent, job=JOB)
         assert sorted(path.name for path in folder.iterdir()) == names
 
@@ -152,7 +153,9 @@ def test_a_file_of_tensors_is_read_or_invalid(good, tmp_path, examples):
 
     def check(content):
         file.write_bytes(content)
-        opened, _ = refused(lambda: TensorFile(file), error=CheckpointInvalid)
+        opened, _ = refused(
+            lambda: TensorFile(FolderStorage(file.parent), file.name), error=CheckpointInvalid
+        )
         for name in opened.names if opened else ():
             spec, _ = refused(lambda name=name: opened.spec(name), error=CheckpointInvalid)
             if spec is not None:
@@ -167,9 +170,9 @@ def test_a_file_of_tensors_is_read_or_invalid(good, tmp_path, examples):
 def test_latest_names_a_folder_or_nothing(tmp_path, examples):
     def check(content):
         (tmp_path / fmt.LATEST).write_bytes(content)
-        name = read_latest(tmp_path)
+        name = named(read_latest(FolderStorage(tmp_path)))
         assert name is None or fmt.parse_folder_name(name)
-        assert owner(tmp_path) is None
+        assert owner(FolderStorage(tmp_path)) is None
         assert find(tmp_path, job=None) is None
 
     good = [b"step-000000005-r1-1a2b3c4d\n"]
@@ -185,7 +188,7 @@ def test_a_report_of_a_rank_is_understood_or_passed_over(good, tmp_path, example
 
     def check(content):
         file.write_bytes(content)
-        report = _read_report(file)
+        report = _read_report(FolderStorage(tmp_path), file.name)
         assert report is None or report.rank >= 0
 
     fuzz(check, json_bytes([document]), examples=examples)

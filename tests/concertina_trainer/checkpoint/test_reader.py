@@ -68,7 +68,7 @@ def test_what_was_read_outlives_the_files(tmp_path: Path) -> None:
     checkpoint = find(tmp_path, job=JOB)
     assert checkpoint is not None
     held = load(checkpoint, world_size=1, rank=0)
-    for file in checkpoint.folder.glob("*.safetensors"):
+    for file in Path(checkpoint.location).glob("*.safetensors"):
         os.truncate(file, 0)
     assert same_bits(held.tensors["model/embed"], whole(5)["model/embed"])
 
@@ -176,9 +176,9 @@ def test_a_flipped_bit_in_the_data_is_found_by_exactly_one_share(tmp_path: Path)
     save(tmp_path, 1, world_size=2)
     checkpoint = find(tmp_path, job=JOB)
     assert checkpoint is not None
-    file = checkpoint.folder / "rank-00001.safetensors"
+    file = Path(checkpoint.location) / "rank-00001.safetensors"
     flip(file, file.stat().st_size - 1)
-    damaged = open_checkpoint(checkpoint.folder)
+    damaged = open_checkpoint(checkpoint.location)
     complaints = []
     for part in range(3):
         try:
@@ -194,7 +194,7 @@ def test_a_checkpoint_that_failed_verification_can_be_excluded(tmp_path: Path) -
     save(tmp_path, 2)
     newest = find(tmp_path, job=JOB)
     assert newest is not None
-    older = find(tmp_path, job=JOB, exclude={newest.folder.name})
+    older = find(tmp_path, job=JOB, exclude={newest.name})
     assert older is not None
     assert checked(older) == 1
 

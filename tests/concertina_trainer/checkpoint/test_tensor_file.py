@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from concertina_api.errors import CheckpointInvalid
 from concertina_trainer.checkpoint import tensor_file
+from concertina_trainer.checkpoint.folder_storage import FolderStorage
 from concertina_trainer.checkpoint.tensor_file import TensorFile, write_tensors
 from concertina_trainer.checkpoint.tensor_layout import DTYPES, TensorSpec
 from tests.concertina_trainer.checkpoint.states import same_bits, whole
@@ -24,21 +25,31 @@ def test_the_library_reads_what_is_written(tmp_path: Path) -> None:
     }
     path = tmp_path / "x.safetensors"
     written = write_tensors(
-        path, specs=specs_of(tensors), tensor=tensors.__getitem__, metadata={"format": "pt"}
+        FolderStorage(path.parent),
+        path.name,
+        specs=specs_of(tensors),
+        tensor=tensors.__getitem__,
+        metadata={"format": "pt"},
     )
     loaded = load_file(path)
     assert loaded.keys() == tensors.keys()
     for name, want in tensors.items():
         assert same_bits(loaded[name], want), name
     assert written.num_bytes == path.stat().st_size
-    assert TensorFile(path).metadata == {"format": "pt"}
+    assert TensorFile(FolderStorage(path.parent), path.name).metadata == {"format": "pt"}
 
 
 def test_checksums_are_those_of_the_data(tmp_path: Path) -> None:
     tensors = whole(1)
     path = tmp_path / "x.safetensors"
-    written = write_tensors(path, specs=specs_of(tensors), tensor=tensors.__getitem__, metadata={})
-    opened = TensorFile(path)
+    written = write_tensors(
+        FolderStorage(path.parent),
+        path.name,
+        specs=specs_of(tensors),
+        tensor=tensors.__getitem__,
+        metadata={},
+    )
+    opened = TensorFile(FolderStorage(path.parent), path.name)
     for name in tensors:
         assert opened.checksum(name) == written.checksums[name]
 
@@ -51,7 +62,7 @@ def test_tensors_are_asked_for_one_at_a_time_in_the_order_of_the_file(tmp_path: 
         asked.append(name)
         return tensors[name]
 
-    write_tensors(tmp_path / "x", specs=specs_of(tensors), tensor=tensor, metadata={})
+    write_tensors(FolderStorage(tmp_path), "x", specs=specs_of(tensors), tensor=tensor, metadata={})
     assert asked == ["b", "c", "a"], "wide elements first, so that all begin aligned"
 
 
@@ -62,14 +73,15 @@ def test_stopping_in_the_middle_leaves_the_old_file(
     path = tmp_path / "x"
     path.write_bytes(b"old")
     tensors = {"a": torch.zeros(100)}
-    turns = iter(range(3))
-    with pytest.raises(StopIteration):
+    turns = [None, None]
+    with pytest.raises(IndexError):
         write_tensors(
-            path,
+            FolderStorage(path.parent),
+            path.name,
             specs=specs_of(tensors),
             tensor=tensors.__getitem__,
             metadata={},
-            proceed=lambda: next(turns) and None,
+            proceed=turns.pop,
         )
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -78,13 +90,17 @@ def test_stopping_in_the_middle_leaves_the_old_file(
 def test_a_tensor_unlike_its_announcement_is_refused(tmp_path: Path) -> None:
     spec = TensorSpec(name="a", dtype=torch.float32, shape=(3,))
     with pytest.raises(ValueError, match=r"a: announced as torch.float32 \(3,\), got .* \(2,\)"):
-        write_tensors(tmp_path / "x", specs=[spec], tensor=lambda _: torch.zeros(2), metadata={})
+        write_tensors(
+            FolderStorage(tmp_path), "x", specs=[spec], tensor=lambda _: torch.zeros(2), metadata={}
+        )
 
 
 def test_a_dtype_that_the_format_lacks_is_refused(tmp_path: Path) -> None:
     spec = TensorSpec(name="a", dtype=torch.complex128, shape=(3,))
     with pytest.raises(ValueError, match=r"a: a safetensors file cannot hold torch\.complex128"):
-        write_tensors(tmp_path / "x", specs=[spec], tensor=lambda _: torch.zeros(2), metadata={})
+        write_tensors(
+            FolderStorage(tmp_path), "x", specs=[spec], tensor=lambda _: torch.zeros(2), metadata={}
+        )
 
 
 @pytest.mark.parametrize(
@@ -94,13 +110,19 @@ def test_rubbish_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointInvalid, match=r"x\.safetensors is not a readable safetensors"):
-        TensorFile(path)
+        TensorFile(FolderStorage(path.parent), path.name)
 
 
 def test_rows_are_converted_to_the_dtype_that_is_wanted(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(6.0).reshape(3, 2)}
     path = tmp_path / "x"
-    write_tensors(path, specs=specs_of(tensors), tensor=tensors.__getitem__, metadata={})
+    write_tensors(
+        FolderStorage(path.parent),
+        path.name,
+        specs=specs_of(tensors),
+        tensor=tensors.__getitem__,
+        metadata={},
+    )
     rows = torch.empty(2, 2, dtype=torch.bfloat16)
-    TensorFile(path).read_rows("a", start=1, into=rows)
+    TensorFile(FolderStorage(path.parent), path.name).read_rows("a", start=1, into=rows)
     assert rows.tolist() == [[2, 3], [4, 5]]

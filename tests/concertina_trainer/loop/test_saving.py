@@ -53,10 +53,10 @@ def test_pods_with_a_folder_each_save_nothing_and_wait_for_nothing(saver_of, cap
     saver.save_now(holding(5, world_size=2))
 
     assert saver.last is None
-    assert not saver.path.exists()
+    assert not saver.storage.path.exists()
     want = "the state of step 5 ends with the pods: no checkpoint is saved while 2 pods train"
     assert want in caplog.text
-    assert str(saver.path) in caplog.text
+    assert saver.storage.location in caplog.text
 
 
 def test_the_leader_alone_says_that_nothing_is_saved(saver_of, caplog):

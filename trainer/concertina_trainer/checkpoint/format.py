@@ -32,6 +32,8 @@ MANIFEST = "manifest.json"
 LATEST = "latest"
 MAX_MANIFEST_BYTES = 2**30
 """A larger manifest is not read."""
+MAX_LATEST_BYTES = 256
+"""More than a name takes."""
 
 _DTYPE_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 _FOLDER = re.compile(r"step-(\d{9,16})-r(\d{1,16})-([0-9a-f]{8})")

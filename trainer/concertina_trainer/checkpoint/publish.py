@@ -10,15 +10,14 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from concertina_api.errors import CheckpointInvalid, ConcertinaError
 from concertina_trainer.checkpoint import format as fmt
-from concertina_trainer.checkpoint.files import remove_folder, replace, replace_from, sync_folder
 from concertina_trainer.checkpoint.parts import written_by
+from concertina_trainer.checkpoint.storage import Storage
 from concertina_trainer.checkpoint.tensor_file import write_tensors
 from concertina_trainer.sharding.state import Entry, Holding
 
@@ -33,19 +32,19 @@ class SaveDropped(ConcertinaError):
 
 
 def write_part(
-    path: Path, holding: Holding, *, identity: fmt.Identity, proceed: Callable[[], None]
+    storage: Storage, holding: Holding, *, identity: fmt.Identity, proceed: Callable[[], None]
 ) -> None:
     """Write the tensors of one rank and then the report that they are there.
 
     `proceed` raises to stop in the middle. Raises OSError, ValueError.
     """
-    folder = path / identity.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = storage.within(identity.folder)
     rank = holding.rank
     # A report of an earlier try at the same state would speak for a file that is being replaced.
-    (folder / fmt.report_name(rank)).unlink(missing_ok=True)
+    folder.remove(fmt.report_name(rank))
     written = write_tensors(
-        folder / fmt.tensor_file_name(rank),
+        folder,
+        fmt.tensor_file_name(rank),
         specs=written_by(holding.entries.values(), world_size=holding.world_size, rank=rank),
         tensor=holding.tensors.__getitem__,
         metadata=identity.metadata(rank),
@@ -57,32 +56,32 @@ def write_part(
     _put_report(folder, report)
 
 
-def report_failure(path: Path, *, identity: fmt.Identity, rank: int, reason: str) -> None:
+def report_failure(storage: Storage, *, identity: fmt.Identity, rank: int, reason: str) -> None:
     """Tell the leader not to wait for this rank, and take away what it wrote. Never raises."""
-    folder = path / identity.folder
+    folder = storage.within(identity.folder)
     with contextlib.suppress(OSError):
-        (folder / fmt.tensor_file_name(rank)).unlink(missing_ok=True)
+        folder.remove(fmt.tensor_file_name(rank))
     report = fmt.RankReport(identity=identity, rank=rank, failure=reason[:512])
     # Without storage nobody can be told; then the leader's deadline drops the set.
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
         _put_report(folder, report)
 
 
 def collect(
-    path: Path, *, identity: fmt.Identity, pause: Callable[[list[int]], None]
+    storage: Storage, *, identity: fmt.Identity, pause: Callable[[list[int]], None]
 ) -> tuple[fmt.StoredFile, ...]:
     """Wait for the reports of all ranks; their files by rank.
 
     `pause` is called with the missing ranks between two looks and raises when waiting is over.
-    Raises SaveDropped when a rank reports that it has failed.
+    Raises SaveDropped when a rank reports that it has failed, OSError.
     """
-    folder = path / identity.folder
+    folder = storage.within(identity.folder)
     files: dict[int, fmt.StoredFile] = {}
     while True:
+        there = set(folder.names())
         for rank in range(identity.world_size):
-            if rank not in files:
-                report = _read_report(folder / fmt.report_name(rank))
+            if rank not in files and fmt.report_name(rank) in there:
+                report = _read_report(folder, fmt.report_name(rank))
                 if report is not None and report.identity == identity and report.rank == rank:
                     if report.file is None:
                         raise SaveDropped(f"rank {rank} could not save: {report.failure}")
@@ -94,7 +93,7 @@ def collect(
 
 
 def patience(
-    *, deadline_seconds: float, sleep: Callable[[float], object], check: Callable[[], None]
+    *, deadline_seconds: float, sleep: Callable[[float], object], check: Callable[[], object]
 ) -> Callable[[list[int]], None]:
     """A pause between two looks, longer each time, which raises SaveDropped after the deadline.
 
@@ -116,25 +115,26 @@ def patience(
 
 
 def complete(
-    path: Path,
+    storage: Storage,
     *,
     identity: fmt.Identity,
     entries: Mapping[str, Entry],
     extra: Mapping[str, Any],
     files: tuple[fmt.StoredFile, ...],
-    allow: Callable[[], None],
+    allow: Callable[[], bytes | None],
 ) -> fmt.Manifest:
     """Write the manifest, then move `latest` to this checkpoint.
 
-    `allow` is called right before each of the two and raises when this worker must not publish.
+    `allow` is called right before each of the two and raises when this worker must not publish;
+    it returns what `latest` held then, and nobody may have moved it since.
     Raises OSError, SaveDropped, ValueError.
     """
-    folder = path / identity.folder
+    folder = storage.within(identity.folder)
     for file in files:
-        found = (folder / file.name).stat().st_size
+        found = folder.size(file.name)
         if found != file.num_bytes:
             raise SaveDropped(f"{file.name} has {found} bytes, its rank wrote {file.num_bytes}")
-    others = [manifest.sequence for _, manifest in complete_checkpoints(path)]
+    others = [manifest.sequence for _, manifest in complete_checkpoints(storage)]
     manifest = fmt.Manifest(
         identity=identity,
         sequence=1 + max(others, default=0),
@@ -143,80 +143,80 @@ def complete(
         extra=dict(extra),
     )
     allow()
-    replace(folder / fmt.MANIFEST, fmt.encode(manifest))
-    sync_folder(path)
-    allow()
-    # A crash right here leaves the temporary file in a folder of its own, to be removed with it.
-    replace_from(path / fmt.LATEST, f"{folder.name}\n".encode(), temporary=folder / fmt.LATEST)
+    folder.write(fmt.MANIFEST, [fmt.encode(manifest)])
+    seen = allow()
+    try:
+        content = f"{identity.folder}\n".encode()
+        storage.swap(fmt.LATEST, content, seen=seen, by=identity.folder)
+    except FileExistsError as error:
+        raise SaveDropped(str(error)) from error
     return manifest
 
 
-def withdraw(path: Path, *, identity: fmt.Identity) -> None:
+def withdraw(storage: Storage, *, identity: fmt.Identity) -> None:
     """Remove what there is of a save that failed, unless `latest` names it. Never raises."""
+    folder = storage.within(identity.folder)
     try:
-        if read_latest(path) != identity.folder:
-            remove_folder(path / identity.folder, first=fmt.MANIFEST)
+        if named(read_latest(storage)) != identity.folder:
+            folder.clear(first=fmt.MANIFEST)
     except OSError as error:
-        logger.warning("cannot remove the unfinished %s: %s", path / identity.folder, error)
+        logger.warning("cannot remove the unfinished %s: %s", folder.location, error)
 
 
-def read_latest(path: Path) -> str | None:
-    """Name of the folder that `latest` points to; None when there is none or it is rubbish.
-
-    Raises OSError when the storage fails.
-    """
+def read_latest(storage: Storage) -> bytes | None:
+    """What `latest` holds; None when there is none. Raises OSError when the storage fails."""
     try:
-        content = (path / fmt.LATEST).read_bytes()[:256].decode("ascii", "replace").strip()
+        return storage.read(fmt.LATEST, 0, fmt.MAX_LATEST_BYTES)
     except FileNotFoundError:
         return None
+
+
+def named(latest: bytes | None) -> str | None:
+    """The folder that `latest` names; None when that is nothing or rubbish."""
+    content = (latest or b"").decode("ascii", "replace").strip()
     return content if fmt.parse_folder_name(content) else None
 
 
-def owner(path: Path) -> str | None:
+def owner(storage: Storage) -> str | None:
     """The job whose checkpoint `latest` names; None when that cannot be told. Raises OSError."""
-    latest = read_latest(path)
+    latest = named(read_latest(storage))
     if latest is None:
         return None
     try:
-        return read_manifest(path / latest).identity.job
+        return read_manifest(storage.within(latest)).identity.job
     except (FileNotFoundError, CheckpointInvalid):
         return None
 
 
-def folders(path: Path) -> list[fmt.FolderName]:
-    """All checkpoint folders in `path`, complete or not. Raises OSError."""
-    try:
-        names = [found.name for found in path.iterdir()]
-    except FileNotFoundError:
-        return []
-    return sorted(parsed for name in names if (parsed := fmt.parse_folder_name(name)))
+def folders(storage: Storage) -> list[fmt.FolderName]:
+    """All checkpoint folders in `storage`, complete or not. Raises OSError."""
+    return sorted(parsed for name in storage.names() if (parsed := fmt.parse_folder_name(name)))
 
 
-def complete_checkpoints(path: Path) -> Iterator[tuple[fmt.FolderName, fmt.Manifest]]:
-    """All checkpoints in `path` that have a valid manifest. Raises OSError."""
-    for name in folders(path):
+def complete_checkpoints(storage: Storage) -> Iterator[tuple[fmt.FolderName, fmt.Manifest]]:
+    """All checkpoints in `storage` that have a valid manifest. Raises OSError."""
+    for name in folders(storage):
         with contextlib.suppress(FileNotFoundError, CheckpointInvalid):
-            yield name, read_manifest(path / str(name))
+            yield name, read_manifest(storage.within(str(name)))
 
 
-def read_manifest(folder: Path) -> fmt.Manifest:
+def read_manifest(folder: Storage) -> fmt.Manifest:
     """The manifest of a folder.
 
     Raises FileNotFoundError when the folder is not complete, OSError, CheckpointInvalid.
     """
-    file = folder / fmt.MANIFEST
-    if (size := file.stat().st_size) > fmt.MAX_MANIFEST_BYTES:
+    if (size := folder.size(fmt.MANIFEST)) > fmt.MAX_MANIFEST_BYTES:
         raise CheckpointInvalid(f"its manifest has {size} bytes, over {fmt.MAX_MANIFEST_BYTES}")
-    return fmt.decode(file.read_bytes())
+    return fmt.decode(folder.read(fmt.MANIFEST))
 
 
-def _put_report(folder: Path, report: fmt.RankReport) -> None:
+def _put_report(folder: Storage, report: fmt.RankReport) -> None:
     text = report.model_dump_json(by_alias=True, exclude_none=True)
-    replace(folder / fmt.report_name(report.rank), text.encode())
+    folder.write(fmt.report_name(report.rank), [text.encode()])
 
 
-def _read_report(file: Path) -> fmt.RankReport | None:
+def _read_report(folder: Storage, name: str) -> fmt.RankReport | None:
     try:
-        return fmt.RankReport.model_validate_json(file.read_bytes())
+        return fmt.RankReport.model_validate_json(folder.read(name))
     except (FileNotFoundError, ValidationError):
         return None

@@ -6,12 +6,11 @@ Called by the writer of the leader after `latest` was moved. `obsolete` decides 
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from concertina_api.errors import CheckpointInvalid
 from concertina_trainer.checkpoint import format as fmt
-from concertina_trainer.checkpoint.files import remove_folder
-from concertina_trainer.checkpoint.publish import folders, owner, read_latest, read_manifest
+from concertina_trainer.checkpoint.publish import folders, named, owner, read_latest, read_manifest
+from concertina_trainer.checkpoint.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -52,48 +51,28 @@ def obsolete(
     return [item.name for item in unfinished + surplus]
 
 
-def remove_obsolete(path: Path, *, job: str, keep: int, abandoned_seconds: float) -> None:
-    """Remove what `obsolete` says from `path`.
+def remove_obsolete(storage: Storage, *, job: str, keep: int, abandoned_seconds: float) -> None:
+    """Remove what `obsolete` says from `storage`.
 
     Folders of other jobs and folders whose manifest cannot be read are left to their owners; when
     `latest` is another job's, so may be what has no manifest yet, and nothing is removed. Raises
     OSError.
     """
-    latest = fmt.parse_folder_name(read_latest(path) or "")
-    if latest is None or owner(path) not in (None, job):
+    latest = fmt.parse_folder_name(named(read_latest(storage)) or "")
+    if latest is None or owner(storage) not in (None, job):
         return
-    now = _storage_time(path)
-    found = [item for name in folders(path) if (item := _look(path, name, job=job, now=now))]
+    found = [item for name in folders(storage) if (item := _look(storage, name, job=job))]
     for name in obsolete(found, latest=latest, keep=keep, abandoned_seconds=abandoned_seconds):
         logger.info("removing the checkpoint %s: the newest is %s, %d are kept", name, latest, keep)
-        remove_folder(path / str(name), first=fmt.MANIFEST)
+        storage.within(str(name)).clear(first=fmt.MANIFEST)
 
 
-def _storage_time(path: Path) -> float:
-    """Now by the clock that dates the files in `path`, which may be another machine's.
-
-    Without room for a file nothing is idle.
-    """
-    probe = path / ".clock"
-    try:
-        probe.touch()
-        now = probe.stat().st_mtime
-        probe.unlink()
-    except OSError:
-        return float("-inf")
-    return now
-
-
-def _look(path: Path, name: fmt.FolderName, *, job: str, now: float) -> Found | None:
-    folder = path / str(name)
+def _look(storage: Storage, name: fmt.FolderName, *, job: str) -> Found | None:
+    folder = storage.within(str(name))
     try:
         manifest = read_manifest(folder)
     except CheckpointInvalid:
         return None
     except FileNotFoundError:
-        try:
-            idle = now - folder.stat().st_mtime
-        except FileNotFoundError:
-            return None
-        return Found(name=name, sequence=None, idle_seconds=idle)
+        return Found(name=name, sequence=None, idle_seconds=folder.idle_seconds())
     return Found(name=name, sequence=manifest.sequence) if manifest.identity.job == job else None

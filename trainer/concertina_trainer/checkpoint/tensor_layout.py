@@ -30,6 +30,9 @@ DTYPES: Mapping[str, torch.dtype] = {
     "F8_E5M2": torch.float8_e5m2,
 }
 """What the format can hold, by its names."""
+LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 10**8
+"""A larger header is not read, as in the safetensors library."""
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -60,6 +63,18 @@ class Written:
     """crc32 of each tensor's data."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """One tensor as a header describes it."""
+
+    code: str
+    """Of its dtype; not all are known."""
+    shape: tuple[int, ...]
+    begin: int
+    """First byte of the data, counted from the end of the header."""
+    end: int
+
+
 def file_order(specs: Iterable[TensorSpec]) -> list[TensorSpec]:
     """The order in the file: wide elements first, so that each tensor begins aligned."""
     return sorted(specs, key=lambda spec: -spec.dtype.itemsize)
@@ -81,4 +96,41 @@ def header(ordered: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
         offset = end
     text = json.dumps(content, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def parse_header(head: bytes, *, data_bytes: int) -> tuple[dict[str, str], dict[str, Stored]]:
+    """Metadata and tensors of a file with `data_bytes` behind the header. Raises ValueError.
+
+    As in the format's definition the data have no holes and no overlaps, and a tensor has the
+    bytes that its dtype and shape want.
+    """
+    try:
+        content = json.loads(head[LENGTH_BYTES:].decode())
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"no header: {type(error).__name__}") from error
+    if not isinstance(content, dict):
+        raise ValueError("a header is a JSON object")
+    metadata = content.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("__metadata__ holds something else than texts")
+    tensors = {name: _stored(name, entry) for name, entry in content.items()}
+    offset = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if tensor.begin != offset or tensor.end < offset:
+            raise ValueError(f"{name!r} begins at byte {tensor.begin} of the data, not at {offset}")
+        offset = tensor.end
+    if offset != data_bytes:
+        raise ValueError(f"{data_bytes} bytes of data, the header names {offset}")
+    return metadata, tensors
+
+
+def _stored(name: str, entry: object) -> Stored:
+    match entry:
+        case {"dtype": str(code), "shape": list(shape), "data_offsets": [begin, end]}:
+            if all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+                size = DTYPES[code].itemsize * math.prod(shape) if code in DTYPES else end - begin
+                if size != end - begin:
+                    raise ValueError(f"{name!r} has {end - begin} bytes, its shape wants {size}")
+                return Stored(code=code, shape=tuple(shape), begin=begin, end=end)
+    raise ValueError(f"{name!r} has no dtype, shape and data_offsets")

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from concertina_api.errors import CheckpointInvalid, InvalidJob
+from concertina_trainer.checkpoint.folder_storage import FolderStorage
 from concertina_trainer.checkpoint.format import MANIFEST
 from concertina_trainer.checkpoint.names import state_names, tensor_names
 from concertina_trainer.checkpoint.reader import Checkpoint, open_checkpoint, read_rows, read_whole
@@ -114,12 +115,12 @@ def open_source(path: Path) -> WeightSource:
                 raise InvalidJob(_is_pickle(path))
             return _Files(path, [path])
         if (path / MANIFEST).exists():
-            return _State(open_checkpoint(path))
+            return _State(path, open_checkpoint(path))
         if (path / _INDEX).exists():
             return _Files(path, _indexed(path))
         if (path / _SINGLE).exists():
             return _Files(path, [path / _SINGLE])
-    except CheckpointInvalid as error:
+    except (CheckpointInvalid, OSError) as error:
         raise InvalidJob(f"weights cannot be read: {error}") from error
     if (path / ".metadata").exists():
         raise InvalidJob(_is_distributed(path))
@@ -138,7 +139,8 @@ class _Files:
     def __init__(self, path: Path, files: list[Path]) -> None:
         self.path = path
         self._files: dict[str, TensorFile] = {}
-        for opened in map(TensorFile, files):
+        for file in files:
+            opened = TensorFile(FolderStorage(file.parent), file.name)
             for name in opened.names:
                 if name in self._files:
                     raise CheckpointInvalid(f"{path}: two files hold {name}")
@@ -154,8 +156,8 @@ class _Files:
 class _State:
     """The model of a Concertina checkpoint."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.path = checkpoint.folder
+    def __init__(self, path: Path, checkpoint: Checkpoint) -> None:
+        self.path = path
         self._checkpoint = checkpoint
         self._entries = {
             name.partition("/")[2]: entry

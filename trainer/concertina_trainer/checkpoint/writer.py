@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import SavedCheckpoint
@@ -25,9 +24,13 @@ from concertina_trainer.checkpoint import publish
 from concertina_trainer.checkpoint.host_copy import HostBuffers, HostCopy, num_bytes
 from concertina_trainer.checkpoint.parts import written_by
 from concertina_trainer.checkpoint.retention import remove_obsolete
+from concertina_trainer.checkpoint.storage import Location, storage_at
 from concertina_trainer.sharding.state import Holding
 
 logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 5.0
+"""How long the end of a worker waits for a write that is under way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +64,16 @@ class _Save:
 class Writer:
     """The checkpoint writer of one worker; its methods are for the training loop's thread."""
 
-    def __init__(self, path: Path, *, job: str, keep: int, deadline_seconds: float = 600.0) -> None:
-        """Checkpoints of `job` go to folders in `path`, of which `keep` stay.
+    def __init__(
+        self, location: Location, *, job: str, keep: int, deadline_seconds: float = 600.0
+    ) -> None:
+        """Checkpoints of `job` go to folders at a path or URL, of which `keep` stay.
 
         While one is written there are `keep` + 1. `deadline_seconds` bounds how long the leader
         waits for the parts of the others. Raises InvalidJob when the folder is another job's:
         each of them would remove what the other is about to write.
         """
-        self._path = path
+        self._storage = storage_at(location)
         self._job = job
         self._keep = keep
         self._deadline_seconds = deadline_seconds
@@ -80,22 +85,35 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._expected_latest: str | None = None
         with contextlib.suppress(OSError):
-            self._expected_latest = publish.read_latest(path)
-            if (owner := publish.owner(path)) not in (None, job):
+            self._expected_latest = publish.named(publish.read_latest(self._storage))
+            if (owner := publish.owner(self._storage)) not in (None, job):
                 raise InvalidJob(
-                    f"checkpoint.path: {path} holds checkpoints of the job {owner};"
+                    f"checkpoint.path: {self._storage.location} holds checkpoints of the job {owner};"
                     f" {job} needs a folder of its own"
                 )
         self.newest: Saved | None = None
         """The newest checkpoint that this worker published."""
+        self.last_seconds = 0.0
+        """What the newest save of this worker took that came to its end, from the copy on."""
         self.failures = 0
         """Saves of this worker that came to nothing."""
         self.last_failure = ""
+        """Why the newest of them did."""
+        self._failed = False
 
     @property
     def last_saved(self) -> SavedCheckpoint | None:
         """What reports tell of `newest`."""
         return None if self.newest is None else self.newest.checkpoint
+
+    @property
+    def trouble(self) -> str:
+        """Why the newest save came to nothing, or has not ended in time; empty otherwise."""
+        with self._changed:
+            oldest = min((save.begun for save in self._unfinished), default=None)
+        if oldest is not None and (age := time.monotonic() - oldest) > self._deadline_seconds:
+            return f"a save has been written for {age:.0f} s: the storage does not answer"
+        return self.last_failure if self._failed else ""
 
     @property
     def pending(self) -> bool:
@@ -143,11 +161,13 @@ class Writer:
                 save.abandoned.set()
 
     def close(self) -> None:
-        """Drop what is pending and end the thread."""
+        """Drop what is pending and end the thread; one that waits for its storage is left alone."""
         self.abandon()
         if self._thread is not None:
             self._queue.put(None)
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
+            if self._thread.is_alive():
+                logger.warning("%s does not answer: leaving it", self._storage.location)
             self._thread = None
 
     def _put(self, work: Callable[[], None]) -> None:
@@ -166,6 +186,8 @@ class Writer:
     def _run(self, save: _Save) -> None:
         try:
             self._save(save)
+            self.last_seconds = time.monotonic() - save.begun
+            self._failed = False
         # The outermost loop of the thread: whatever went wrong, training goes on.
         except Exception as error:  # noqa: BLE001
             self._fail(save, error)
@@ -186,7 +208,7 @@ class Writer:
                     "two saves are still being written: the storage is slower than the interval"
                 )
             publish.write_part(
-                self._path, save.copied.holding, identity=save.identity, proceed=save.proceed
+                self._storage, save.copied.holding, identity=save.identity, proceed=save.proceed
             )
         finally:
             if save.copied is not None:
@@ -202,9 +224,9 @@ class Writer:
             sleep=save.abandoned.wait,
             check=lambda: self._allow(save),
         )
-        files = publish.collect(self._path, identity=identity, pause=pause)
+        files = publish.collect(self._storage, identity=identity, pause=pause)
         publish.complete(
-            self._path,
+            self._storage,
             identity=identity,
             entries=save.facts.entries,
             extra=save.facts.extra,
@@ -212,11 +234,9 @@ class Writer:
             allow=lambda: self._allow(save),
         )
         self._expected_latest = identity.folder
-        folder = self._path / identity.folder
+        folder = self._storage.within(identity.folder).location
         self.newest = Saved(
-            checkpoint=SavedCheckpoint(
-                step=identity.step, samples=identity.samples, path=str(folder)
-            ),
+            checkpoint=SavedCheckpoint(step=identity.step, samples=identity.samples, path=folder),
             begun=save.begun,
             seconds=time.monotonic() - save.begun,
         )
@@ -225,8 +245,8 @@ class Writer:
         )
         self._sweep()
 
-    def _allow(self, save: _Save) -> None:
-        """Raise SaveDropped when this worker must not move `latest` to this save.
+    def _allow(self, save: _Save) -> bytes | None:
+        """What `latest` holds. Raises SaveDropped when this worker must not move it to this save.
 
         Besides leaving, another leader may have been faster: then `latest` must not go back. What
         it named when this worker started, or what this worker published, it may always leave, also
@@ -235,34 +255,40 @@ class Writer:
         save.proceed()
         if not save.may_publish():
             raise publish.SaveDropped("this worker is not a member of the newest round")
-        latest = publish.read_latest(self._path)
+        content = publish.read_latest(self._storage)
+        latest = publish.named(content)
         newest = fmt.parse_folder_name(latest or "")
         own = save.identity
         if newest and latest != self._expected_latest and newest[:2] >= (own.step, own.round):
             raise publish.SaveDropped(f"{latest} is newer")
+        return content
 
     def _is_complete(self, identity: fmt.Identity) -> bool:
         """Whether this very state was saved before: the same step of the same world."""
-        return (self._path / identity.folder / fmt.MANIFEST).exists()
+        try:
+            return self._storage.within(identity.folder).size(fmt.MANIFEST) > 0
+        except FileNotFoundError:
+            return False
 
     def _sweep(self) -> None:
         """Remove old checkpoints and what failed saves left; a failure only costs space."""
         for identity in self._withdrawn:
-            publish.withdraw(self._path, identity=identity)
+            publish.withdraw(self._storage, identity=identity)
         self._withdrawn.clear()
         try:
             remove_obsolete(
-                self._path,
+                self._storage,
                 job=self._job,
                 keep=self._keep,
                 abandoned_seconds=self._deadline_seconds,
             )
         except OSError as error:
-            logger.warning("cannot remove old checkpoints in %s: %s", self._path, error)
+            logger.warning("cannot remove old checkpoints in %s: %s", self._storage.location, error)
 
     def _fail(self, save: _Save, error: Exception) -> None:
         identity = save.identity
         self.failures += 1
+        self._failed = True
         self.last_failure = f"{type(error).__name__}: {error}"
         logger.warning(
             "checkpoint of step %d is not saved, older ones are untouched: %s",
@@ -271,12 +297,12 @@ class Writer:
             exc_info=None if isinstance(error, OSError | publish.SaveDropped) else error,
         )
         if save.facts.rank == 0:
-            publish.withdraw(self._path, identity=identity)
+            publish.withdraw(self._storage, identity=identity)
             # Another rank may write its part after this: once more before the next save.
             self._withdrawn.append(identity)
         else:
             publish.report_failure(
-                self._path, identity=identity, rank=save.facts.rank, reason=self.last_failure
+                self._storage, identity=identity, rank=save.facts.rank, reason=self.last_failure
             )
 
 

@@ -11,14 +11,16 @@ from pathlib import Path
 import click
 
 from concertina_api.errors import CheckpointInvalid
+from concertina_api.location import scheme
 from concertina_api.v1alpha1 import AdaptiveTrainingJob
 from concertina_trainer.agent.settings import load_job
 from concertina_trainer.checkpoint.format import LATEST, MANIFEST
 from concertina_trainer.checkpoint.reader import Checkpoint, find, open_checkpoint, verify
+from concertina_trainer.checkpoint.storage import storage_at
 from concertina_trainer.export import contents, formats
 from concertina_trainer.export.contents import Exported, Source, Weights
 from concertina_trainer.loading import check_model, load_task
-from concertina_trainer.loop.saving import checkpoint_folder
+from concertina_trainer.loop.saving import checkpoint_location
 from concertina_trainer.task import Built
 
 
@@ -31,7 +33,7 @@ class Format(StrEnum):
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("source")
 @click.option(
     "--format",
     "format_",
@@ -52,10 +54,11 @@ class Format(StrEnum):
     help="Manifest of the job. Default: job.yaml of the run.",
 )
 def export(
-    source: Path, *, format_: str, output: Path, weights: str | None, manifest: Path | None
+    source: str, *, format_: str, output: Path, weights: str | None, manifest: Path | None
 ) -> None:
     """Write the weights of SOURCE, a run's directory or one checkpoint, for use elsewhere.
 
+    SOURCE may be a URL, of one checkpoint or of the folder of a job's checkpoints.
     The names are those of the trained model; in a Hugging Face folder those of the model as it
     was built, with adapters merged into it. Without a manifest (see --job) tied tensors have one
     name, and buffers that a state dict leaves out are there too.
@@ -69,12 +72,12 @@ def export(
         raise click.UsageError("--format hf needs the job's manifest: give it with --job")
     for_weights = Weights(weights or Weights.LAST)
     tensors = _tensors(Source(checkpoint, for_weights), Format(format_), built)
-    verify(checkpoint, part=0, parts=1)
+    _verify(checkpoint)
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         _write(output, Format(format_), tensors, built)
     except OSError as error:
-        raise click.ClickException(f"cannot write {output}: {error}") from error
+        raise click.ClickException(f"{output} is not written: {error}") from error
     identity = checkpoint.manifest.identity
     size = sum(tensor.spec.num_bytes for tensor in tensors)
     click.echo(
@@ -102,34 +105,50 @@ def _write(output: Path, format_: Format, tensors: list[Exported], built: Built 
             formats.write_dcp(output, tensors)
 
 
-def _job(source: Path, manifest: Path | None) -> AdaptiveTrainingJob | None:
+def _job(source: str, manifest: Path | None) -> AdaptiveTrainingJob | None:
     """The job of --job, else of the run: <run>/job.yaml, <run>/checkpoints/<checkpoint>."""
-    near = [folder / "job.yaml" for folder in (source, *source.resolve().parents[:2])]
+    folders = () if scheme(source) else (Path(source), *Path(source).resolve().parents[:2])
+    near = [folder / "job.yaml" for folder in folders]
     path = manifest or next((path for path in near if path.is_file()), None)
     return None if path is None else load_job(path)
 
 
-def _saved_by(job: AdaptiveTrainingJob, run_dir: Path) -> Path:
-    return checkpoint_folder(job.spec, job=job.metadata.name, run_dir=run_dir)
-
-
-def _checkpoint(source: Path, job: AdaptiveTrainingJob | None) -> Checkpoint:
+def _checkpoint(source: str, job: AdaptiveTrainingJob | None) -> Checkpoint:
     """The checkpoint in SOURCE. Raises CheckpointInvalid or click's UsageError."""
-    if (source / MANIFEST).exists():
-        return open_checkpoint(source)
-    if (source / LATEST).exists():
-        path, name = source, None
-    elif job is not None and (folder := _saved_by(job, source)).is_dir():
-        path, name = folder, job.metadata.name
-    else:
+    if scheme(source) is None and not Path(source).is_dir():
+        raise click.UsageError(f"SOURCE: there is no directory {source}")
+    try:
+        found = _found(source, job)
+    except OSError as error:
+        raise CheckpointInvalid(f"{source} cannot be read: {error}") from error
+    if found is None:
+        raise CheckpointInvalid(f"{source} holds no usable checkpoint")
+    return found
+
+
+def _verify(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointInvalid when any of it is damaged, before anything is written."""
+    try:
+        verify(checkpoint, part=0, parts=1)
+    except OSError as error:
+        raise CheckpointInvalid(f"{checkpoint.location} cannot be read: {error}") from error
+
+
+def _found(source: str, job: AdaptiveTrainingJob | None) -> Checkpoint | None:
+    storage, name = storage_at(source), None
+    names = storage.names()
+    if MANIFEST in names:
+        return open_checkpoint(storage)
+    if LATEST not in names and job is not None:
+        name = job.metadata.name
+        storage = storage_at(checkpoint_location(job.spec, job=name, run_dir=Path(source)))
+        names = storage.names()
+    if not names:
         raise click.UsageError(
             f"{source} is neither a checkpoint ({MANIFEST}), nor a folder of checkpoints"
             f" ({LATEST}), nor the directory of a run that has saved one"
         )
-    found = find(path, job=name)
-    if found is None:
-        raise CheckpointInvalid(f"{path} holds no usable checkpoint")
-    return found
+    return find(storage, job=name)
 
 
 def _built(job: AdaptiveTrainingJob | None) -> Built | None:

@@ -50,7 +50,7 @@ class Source:
             self._kinds.insert(0, "average/")
             if not any(name.startswith("average/") for name in checkpoint.entries):
                 raise InvalidJob(
-                    f"{checkpoint.folder} holds no average: the job has no training.averageDecay"
+                    f"{checkpoint.location} holds no average: the job has no training.averageDecay"
                 )
 
     def names(self) -> Iterator[str]:
@@ -68,7 +68,7 @@ class Source:
                 spec = TensorSpec(name=as_name, dtype=entry.dtype, shape=entry.shape)
                 return Exported(spec=spec, read=partial(read_whole, self._checkpoint, entry))
         raise CheckpointInvalid(
-            f"{self._checkpoint.folder} has no tensor {name!r}: another model wrote it"
+            f"{self._checkpoint.location} has no tensor {name!r}: another model wrote it"
         )
 
 

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from concertina_api.errors import InvalidJob
 from concertina_trainer.checkpoint.files import sync_folder, temporary_name
+from concertina_trainer.checkpoint.folder_storage import FolderStorage
 from concertina_trainer.checkpoint.tensor_file import write_tensors
 from concertina_trainer.export.contents import Exported
 
@@ -28,7 +29,8 @@ def write_safetensors(path: Path, tensors: Sequence[Exported]) -> None:
     """One safetensors file. Raises OSError, CheckpointInvalid."""
     by_name = {tensor.spec.name: tensor for tensor in tensors}
     write_tensors(
-        path,
+        FolderStorage(path.parent),
+        path.name,
         specs=[tensor.spec for tensor in tensors],
         tensor=lambda name: by_name[name].read(),
         # transformers refuses a file that does not say which framework wrote it.

@@ -63,6 +63,7 @@ def equip(
         run_dir=context.run_dir,
         may_publish=inbox.names_me,
         shares_storage=context.shares_storage,
+        grace_left=inbox.grace_left,
     )
     reporter = Reporter(spec, task, context, controller=controller, saver=saver, board=board)
     initial = Progress(
@@ -80,7 +81,7 @@ def equip(
         device=context.device,
         controller=controller,
         initial=initial,
-        find_origin=Origin(spec, task, job=job, path=saver.path, device=context.device),
+        find_origin=Origin(spec, task, job=job, storage=saver.storage, device=context.device),
         expect=expect,
     )
     equipment = Equipment(

@@ -1,18 +1,22 @@
 """Where a run starts when nobody holds its state: a checkpoint, given weights, or the seed.
 
 Collective over the round's groups: the leader chooses, all verify a share, and a damaged choice
-is replaced by the next older one.
+is replaced by the next older one. A storage that cannot be read is waited for: what lies there is
+never taken for lost, and a job with checkpoints never starts anew because of it.
 """
 
 import logging
+import time
+from enum import IntEnum
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from concertina_api.errors import CheckpointInvalid
+from concertina_api.errors import CheckpointInvalid, TrainingFailed
 from concertina_api.v1alpha1 import JobSpec
 from concertina_trainer.checkpoint.reader import find, load, open_checkpoint, verify
+from concertina_trainer.checkpoint.storage import Storage
 from concertina_trainer.checkpoint.weights import load_weights
 from concertina_trainer.rounds.transport import Groups
 from concertina_trainer.sharding.layout import row_range
@@ -22,37 +26,82 @@ from concertina_trainer.task import Task, build
 
 log = logging.getLogger(__name__)
 
+STORAGE_SECONDS = 300.0
+"""How long a storage that cannot be read is asked again."""
+PAUSE_SECONDS = 5.0
+"""Between two tries."""
+
+
+class _Found(IntEnum):
+    """What a rank made of the chosen checkpoint; the worst of all ranks counts."""
+
+    UNREADABLE = 0
+    DAMAGED = 1
+    SOUND = 2
+
 
 class Origin:
     """The state of a first start, or after a loss. Called by the keeper."""
 
     def __init__(
-        self, spec: JobSpec, task: Task, *, job: str, path: Path, device: torch.device
+        self, spec: JobSpec, task: Task, *, job: str, storage: Storage, device: torch.device
     ) -> None:
         self._spec = spec
         self._task = task
         self._job = job
-        self._path = path
+        self._storage = storage
         self._device = device
 
     def __call__(self, groups: Groups) -> Holding | None:
         """See rounds.transaction.Keeper.origin."""
-        damaged: set[str] = set()
-        while True:
-            name = self._agreed_name(groups, damaged)
-            if name is None:
-                break
-            holding = self._loaded(groups, name)
-            if holding is not None:
-                return holding
-            damaged.add(name)
+        holding = self._from_checkpoint(groups)
+        if holding is not None:
+            return holding
         path = self._task.weights()
         if path is not None:
             return self._from_weights(groups, path)
         if groups.rank == 0:
-            log.info("no checkpoint in %s: starting from the seed %d", self._path, self._spec.seed)
+            log.info(
+                "no checkpoint in %s: starting from the seed %d",
+                self._storage.location,
+                self._spec.seed,
+            )
             return build_whole(self._task, seed=self._spec.seed)
         return None
+
+    def _from_checkpoint(self, groups: Groups) -> Holding | None:
+        """This rank's rows of the newest sound checkpoint; None on all ranks if there is none.
+
+        Raises TrainingFailed when the storage cannot be read for STORAGE_SECONDS.
+        """
+        damaged: set[str] = set()
+        end = time.monotonic() + STORAGE_SECONDS
+        while True:
+            name, trouble = self._agreed_name(groups, damaged)
+            if name is not None:
+                found, holding = self._loaded(groups, name)
+                if found is _Found.SOUND:
+                    return holding
+                if found is _Found.DAMAGED:
+                    damaged.add(name)
+                    continue
+                trouble = "a worker cannot read it"
+            elif not trouble:
+                return None
+            self._wait_for_storage(groups, trouble, end)
+
+    def _wait_for_storage(self, groups: Groups, trouble: str, end: float) -> None:
+        """Pause before the next try. Raises TrainingFailed on all ranks after `end`."""
+        over = torch.tensor(time.monotonic() > end, dtype=torch.int32)
+        dist.broadcast(over, src=0, group=groups.control)
+        where = self._storage.location
+        if over:
+            raise TrainingFailed(
+                f"the checkpoints in {where} cannot be read for {STORAGE_SECONDS:.0f} s: {trouble}"
+            )
+        if groups.rank == 0:
+            log.warning("the checkpoints in %s cannot be read, trying again: %s", where, trouble)
+            time.sleep(PAUSE_SECONDS)
 
     def _from_weights(self, groups: Groups, path: Path) -> Holding:
         """This rank's rows of the given weights; what they lack is the leader's, from the seed."""
@@ -77,28 +126,36 @@ class Origin:
         rows = {name: tensor.detach() for name, tensor in rows.items()}
         return first_part(rows, shapes=shapes, world_size=world_size, rank=rank)
 
-    def _agreed_name(self, groups: Groups, damaged: set[str]) -> str | None:
-        """The newest checkpoint that the leader finds, told to all."""
-        names: list[str | None] = [None]
+    def _agreed_name(self, groups: Groups, damaged: set[str]) -> tuple[str | None, str]:
+        """The newest checkpoint that the leader finds, told to all; or why it cannot look."""
+        answer: list[tuple[str | None, str]] = [(None, "")]
         if groups.rank == 0:
-            found = find(self._path, job=self._job, exclude=damaged)
-            names = [found.folder.name if found else None]
-        dist.broadcast_object_list(names, src=0, group=groups.control)
-        return names[0]
+            try:
+                found = find(self._storage, job=self._job, exclude=damaged)
+                answer = [(found.name if found else None, "")]
+            except OSError as error:
+                answer = [(None, str(error) or type(error).__name__)]
+        dist.broadcast_object_list(answer, src=0, group=groups.control)
+        return answer[0]
 
-    def _loaded(self, groups: Groups, name: str) -> Holding | None:
-        """This rank's rows, or None on all ranks when any of them found damage."""
-        holding = None
+    def _loaded(self, groups: Groups, name: str) -> tuple[_Found, Holding | None]:
+        """This rank's rows, if all ranks found theirs sound."""
+        world_size, rank = groups.world_size, groups.rank
+        holding, found = None, _Found.SOUND
         try:
-            checkpoint = open_checkpoint(self._path / name, job=self._job)
-            verify(checkpoint, part=groups.rank, parts=groups.world_size)
-            holding = load(checkpoint, world_size=groups.world_size, rank=groups.rank)
+            checkpoint = open_checkpoint(self._storage.within(name), job=self._job)
+            if checkpoint.manifest.identity.world_size != world_size:
+                verify(checkpoint, part=rank, parts=world_size)
+            holding = load(checkpoint, world_size=world_size, rank=rank)
         except CheckpointInvalid as error:
             log.warning("skipping a checkpoint: %s", error)
-        sound = torch.tensor(holding is not None, dtype=torch.int32)
-        dist.all_reduce(sound, op=dist.ReduceOp.MIN, group=groups.control)
-        if not sound or holding is None:
-            return None
-        if groups.rank == 0:
+            found = _Found.DAMAGED
+        except OSError as error:
+            log.warning("checkpoint %s cannot be read: %s", name, error)
+            found = _Found.UNREADABLE
+        worst = torch.tensor(found, dtype=torch.int32)
+        dist.all_reduce(worst, op=dist.ReduceOp.MIN, group=groups.control)
+        found = _Found(int(worst))
+        if found is _Found.SOUND and holding is not None and rank == 0:
             log.info("starting from checkpoint %s (step %d)", name, holding.step)
-        return holding
+        return found, holding

@@ -1,7 +1,8 @@
 """When a worker saves, and where: the loop's side of the checkpoint writer.
 
 The leader's clock says when; all workers agree on the step through the control plane. What the
-loop waits for is the copy to host memory.
+loop waits for is the copy to host memory: a storage that is away, full or silent costs checkpoints,
+not steps. Only who ends waits for the storage, and not beyond its grace.
 """
 
 import logging
@@ -10,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from concertina_api.errors import TrainingFailed
-from concertina_api.v1alpha1 import JobSpec, Membership, SavedCheckpoint
+from concertina_api.location import scheme
+from concertina_api.v1alpha1 import CheckpointInterval, JobSpec, Membership, SavedCheckpoint
 from concertina_trainer.checkpoint.format import origin
+from concertina_trainer.checkpoint.interval import Costs, chosen_seconds
+from concertina_trainer.checkpoint.storage import storage_at
 from concertina_trainer.checkpoint.writer import Writer
 from concertina_trainer.rounds.watch import present
 from concertina_trainer.sharding.state import Holding
@@ -22,13 +26,20 @@ FINAL_SAVE_SECONDS = 600.0
 """How long a worker that is done waits for its last checkpoint; its agent may end it before."""
 
 
-def checkpoint_folder(spec: JobSpec, *, job: str, run_dir: Path) -> Path:
+RETRY_SECONDS = 30.0
+"""After a save that came to nothing the next one is not later than this."""
+
+
+def checkpoint_location(spec: JobSpec, *, job: str, run_dir: Path) -> str:
     """Where a job's checkpoints are: inside the run's folder, or a folder of its own elsewhere.
 
-    Several jobs may name the same absolute path (one volume), so each has a folder in it.
+    Several jobs may name the same absolute path or URL (one volume, one bucket), so each has a
+    folder in it.
     """
-    path = Path(spec.checkpoint.path)
-    return path / job if path.is_absolute() else run_dir / path
+    path = spec.checkpoint.path
+    if scheme(path) is not None:
+        return f"{path.rstrip('/')}/{job}"
+    return str(Path(path) / job if Path(path).is_absolute() else run_dir / path)
 
 
 class Saver:
@@ -42,19 +53,29 @@ class Saver:
         run_dir: Path,
         may_publish: Callable[[], bool],
         shares_storage: bool = True,
+        grace_left: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """`shares_storage`: whether all pods see one folder of checkpoints."""
-        self.path = checkpoint_folder(spec, job=job, run_dir=run_dir)
+        """`shares_storage`: whether all pods see one folder of checkpoints.
+
+        `grace_left`: seconds until the pod must have ended; None when it need not.
+        Raises InvalidJob, MissingPackage: see storage_at and Writer.
+        """
+        self.storage = storage_at(checkpoint_location(spec, job=job, run_dir=run_dir))
         self._every_seconds = spec.checkpoint.every_seconds
+        self._measured = spec.checkpoint.interval is CheckpointInterval.MEASURED
         self._may_publish = may_publish
         self._shares_storage = shares_storage
+        self._grace_left = grace_left
         self._num_pods = 0
-        self._writer = Writer(self.path, job=job, keep=spec.checkpoint.keep)
+        self._writer = Writer(self.storage, job=job, keep=spec.checkpoint.keep)
         self._origin = ""
         self._workers: frozenset[str] = frozenset()
+        self._lost: frozenset[str] = frozenset()
         self._leads = False
         self._led_since = 0.0
         self._last = time.monotonic()
+        self._costs = Costs()
+        self._writing = False
         self.blocking_seconds: float | None = None
         """How long the loop waited for the newest copy."""
 
@@ -66,6 +87,10 @@ class Saver:
         if not self._workers <= present(membership):
             self._writer.abandon()
         self._workers = frozenset(membership.workers())
+        lost = frozenset(member.key for member in membership.lost)
+        if lost - self._lost:
+            self._costs = self._costs.lost()
+        self._lost = lost
         self._num_pods = len(membership.members)
         if rank == 0 and not self._can_save:
             log.warning("%s", self._why_not())
@@ -97,13 +122,35 @@ class Saver:
     @property
     def interval_seconds(self) -> float | None:
         """Time between two saves; None when it saves at its ends alone, or cannot save now."""
-        return self._every_seconds if self._can_save else None
+        every = self._every_seconds if self._can_save else None
+        if every is None or not self._measured:
+            return every
+        return chosen_seconds(self._costs, longest=every, writing_seconds=self._writer.last_seconds)
+
+    @property
+    def failures(self) -> int:
+        """Saves of this worker that came to nothing."""
+        return self._writer.failures
+
+    @property
+    def trouble(self) -> str:
+        """Why the newest save came to nothing, or has not ended; empty while all is well."""
+        return self._writer.trouble
+
+    def stepped(self, seconds: float, *, slots: int) -> None:
+        """A step of `slots` micro-batches is done; what it took longer is a checkpoint's cost."""
+        writing, self._writing = self._writing, self._writer.pending
+        self._costs = self._costs.after_step(seconds, slots=slots, writing=writing or self._writing)
+        if writing and not self._writing and not self._writer.trouble:
+            self._costs = self._costs.saved()
 
     def is_due(self) -> bool:
         """Whether this worker asks for a checkpoint; only the leader does."""
         every = self.interval_seconds
         if every is None or not self._leads or self._writer.pending:
             return False
+        if self._writer.trouble:
+            every = min(every, RETRY_SECONDS)
         return time.monotonic() - self._last >= every
 
     def reserve(self, holding: Holding) -> None:
@@ -117,6 +164,8 @@ class Saver:
         self._writer.save(holding, origin=self._origin, may_publish=self._may_publish)
         self.blocking_seconds = time.perf_counter() - start
         self._last = time.monotonic()
+        self._costs = self._costs.begun(self.blocking_seconds)
+        self._writing = True
 
     def save_now(self, holding: Holding) -> None:
         """Save and wait until it is durable, where that can be.
@@ -129,13 +178,24 @@ class Saver:
                     "the state of step %d ends with the pods: %s", holding.step, self._why_not()
                 )
             return
-        self._writer.wait(FINAL_SAVE_SECONDS)
+        limit = self._final_seconds()
+        end = time.monotonic() + limit
+        if not self._writer.wait(limit / 2):
+            # What is still being written is older than this: its place in the queue is wanted.
+            self._writer.abandon()
         failures = self._writer.failures
         self.save(holding)
-        done = self._writer.wait(FINAL_SAVE_SECONDS)
+        done = self._writer.wait(max(0.0, end - time.monotonic()))
         if not done or self._writer.failures > failures:
-            why = self._writer.last_failure if done else f"not within {FINAL_SAVE_SECONDS:.0f} s"
+            why = self._writer.last_failure if done else f"not within {limit:.0f} s"
             raise TrainingFailed(f"the last checkpoint (step {holding.step}) is not saved: {why}")
+
+    def _final_seconds(self) -> float:
+        """How long the last save may take; some of a grace is left for the words about it."""
+        grace = self._grace_left()
+        return (
+            FINAL_SAVE_SECONDS if grace is None else min(FINAL_SAVE_SECONDS, max(1.0, 0.8 * grace))
+        )
 
     @property
     def _can_save(self) -> bool:
@@ -145,7 +205,7 @@ class Saver:
     def _why_not(self) -> str:
         return (
             f"no checkpoint is saved while {self._num_pods} pods train: each has a folder"
-            f" {self.path} of its own, which ends with it; mount a volume there"
+            f" {self.storage.location} of its own, which ends with it; mount a volume there"
         )
 
     def close(self) -> None:
