@@ -6,6 +6,7 @@ can be had again with its seed. Ends with 1 when an invariant was violated.
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -19,6 +20,8 @@ from tests.chaos.schedule import Fault, Where, draw
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    # An end by SIGTERM undoes what is broken, as one by the keyboard does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     where = Where(options.where)
     only = [Fault(name) for name in options.only.split(",") if name]
     kept = Path(tempfile.mkdtemp(prefix="concertina-chaos-"))

@@ -122,9 +122,17 @@ def learns_the_same(found: Evidence, undisturbed: Evidence) -> Iterator[str]:
         yield f"at sample {worst[1]} the loss is off by {worst[0]:.2g} of it (bound {LOSS_BOUND})"
     if strangers := sorted(got.keys() - want.keys()):
         yield f"steps end at samples {strangers[:5]}, where no undisturbed one does"
-    for name, apart in distance(found.state, undisturbed.state).items():
-        if not apart <= STATE_BOUND and INDEFINITE not in name:
-            yield f"tensor {name} is off by {apart:.2g} of its largest value (bound {STATE_BOUND})"
+    apart = {
+        name: far
+        for name, far in distance(found.state, undisturbed.state).items()
+        if not far <= STATE_BOUND and INDEFINITE not in name
+    }
+    if found.state and apart:
+        name = max(apart, key=apart.__getitem__)
+        yield (
+            f"{len(apart)} tensors are off by more than {STATE_BOUND} of their largest value,"
+            f" such as {name} by {apart[name]:.2g}"
+        )
 
 
 def agrees_across_ranks(found: Evidence) -> Iterator[str]:

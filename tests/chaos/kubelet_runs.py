@@ -25,6 +25,8 @@ from tests.e2e.kubelet.operators import Operator, install
 
 DEADLINE_SECONDS = 600.0
 GONE_SECONDS = 90.0
+CHECKPOINTS = Path("checkpoints", "tiny")
+"""Where the job of this name has them, in the folder that all jobs of a namespace may share."""
 KEPT = ("kube-root-ca.crt",)
 """ConfigMaps that every namespace has."""
 
@@ -88,7 +90,7 @@ def _collect(arena: KubeletArena, strikes: Sequence[Strike]) -> Evidence:
         max_pods=MAX_PODS,
         rows=evidence.step_rows(run.folder),
         has_gaps=any(strike.fault is Fault.FULL_DISK for strike in strikes),
-        state=evidence.final_state(run.folder / "checkpoints", job=run.name),
+        state=evidence.final_state(run.folder / CHECKPOINTS, job=run.name),
         views=evidence.views(run.folder / "views"),
         left=left,
         most_pods=watch.most_pods,
@@ -107,5 +109,5 @@ def _left(arena: KubeletArena) -> list[str]:
         *(f"ConfigMap {name}" for name in names if name not in KEPT),
         *(f"{each.program or 'process'} of {each.pod}" for each in of_pods(arena.watch.uids)),
         *evidence.temporary_files(run.folder),
-        *evidence.unfinished_checkpoints(run.folder / "checkpoints"),
+        *evidence.unfinished_checkpoints(run.folder / CHECKPOINTS),
     ]

@@ -86,12 +86,12 @@ def test_an_undisturbed_run_violates_nothing():
         ),
         pytest.param(
             {"state": {**WELL.state, WEIGHT: torch.tensor([1.0, -2.01])}},
-            "model/weight is off by 0.005",
+            "such as model/weight by 0.005",
             id="parameters",
         ),
         pytest.param(
             {"state": {**WELL.state, WEIGHT: torch.tensor([float("nan"), -2.0])}},
-            "model/weight is off by nan",
+            "such as model/weight by nan",
             id="parameters that are no numbers",
         ),
         pytest.param(
