@@ -60,7 +60,13 @@ def lines_of_row(row: Row) -> Iterator[Line]:
         case EvaluationRow(evaluation=losses):
             shown = ", ".join(f"{clean(name)} {loss_text(loss)}" for name, loss in losses.items())
             yield Line(topic=Topic.EVALUATION, text=f"{_at(row.samples)}: {shown}")
-        case StepRow(loss=None):
+        case StepRow(skipped="Spike"):
+            yield Line(
+                topic=Topic.WARNING,
+                text=f"{_at(row.samples)}: step {row.step} is skipped,"
+                f" its loss {loss_text(row.loss)} spikes",
+            )
+        case StepRow(loss=loss, skipped=skipped) if loss is None or skipped:
             yield Line(
                 topic=Topic.WARNING,
                 text=f"{_at(row.samples)}: loss or gradient of step {row.step} is not finite",

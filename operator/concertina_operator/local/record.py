@@ -38,7 +38,8 @@ class StepRow(_Row):
     pause_seconds: float = 0.0
     """Pause before this step; more than 0 only for the first step of a round."""
     noise_scale: float | None = None
-    skipped: bool = False
+    skipped: str | bool = False
+    """Why it changed no parameter; True, of an earlier release, when it was not finite."""
     total_samples: int | None = None
     """Length of the run, when the manifest gives it in epochs."""
 
@@ -222,7 +223,7 @@ def summarize(
         "worker_seconds": round(_worker_seconds(rows, starts), 2),
         "discarded_steps": len(discarded),
         "discarded_samples": sum(row.global_batch_size for row in discarded),
-        "skipped_steps": sum(row.skipped for row in steps),
+        "skipped_steps": sum(bool(row.skipped) for row in steps),
         "starts": list(starts),
     }
 

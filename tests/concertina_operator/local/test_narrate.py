@@ -27,6 +27,16 @@ from tests.concertina_operator.local.rows import a_decision, a_step, an_evaluati
             [(Topic.WARNING, "24 samples: loss or gradient of step 3 is not finite")],
             id="skipped-step",
         ),
+        pytest.param(
+            a_step(3, loss=2.0, skipped="NotFinite"),
+            [(Topic.WARNING, "24 samples: loss or gradient of step 3 is not finite")],
+            id="finite-loss-with-another-gradient",
+        ),
+        pytest.param(
+            a_step(3, loss=9.5, skipped="Spike"),
+            [(Topic.WARNING, "24 samples: step 3 is skipped, its loss 9.5000 spikes")],
+            id="spike",
+        ),
         pytest.param(a_decision(), [(Topic.GROW, "8 samples: wants 16")], id="grow"),
         pytest.param(
             a_decision(grow=False, reason="holds"), [(Topic.HOLD, "8 samples: holds")], id="hold"

@@ -31,6 +31,13 @@ class Skipped(StrEnum):
     SPIKE = "Spike"
 
 
+WHY: Final[Mapping[Skipped, str]] = {
+    Skipped.NOT_FINITE: "its loss or gradient is not finite",
+    Skipped.SPIKE: "its loss spikes",
+}
+"""The same for people."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Losses:
     """Running mean and variance of the losses of steps that were not skipped."""
