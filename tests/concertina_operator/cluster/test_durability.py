@@ -4,12 +4,18 @@ from typing import Any
 
 import pytest
 
-from concertina_operator.cluster.durability import checkpoint_warning
+from concertina_operator.cluster.durability import checkpoint_warning, shares_storage
 from concertina_operator.cluster.pod import build_pod
 from tests.concertina_operator.cluster.templates import JOB, a_container
 from tests.concertina_operator.factories import a_spec
 
 CLAIM = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
+
+
+def test_a_bucket_outlives_every_pod_and_all_see_it() -> None:
+    spec = a_spec(checkpoint={"path": "s3://bucket/folder"})
+    assert checkpoint_warning(spec) is None
+    assert shares_storage(spec)
 
 
 @pytest.mark.parametrize(

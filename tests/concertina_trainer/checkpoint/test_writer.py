@@ -12,6 +12,7 @@ from concertina_trainer.checkpoint.folder_storage import FolderStorage
 from concertina_trainer.checkpoint.reader import find, verify
 from concertina_trainer.checkpoint.retention import remove_obsolete
 from concertina_trainer.checkpoint.writer import Writer
+from tests.cluster.api import wait_for
 from tests.concertina_trainer.checkpoint.states import (
     JOB,
     always,
@@ -243,6 +244,28 @@ def test_with_both_copies_in_use_a_save_is_dropped_and_never_waits(tmp_path: Pat
     assert found_step(tmp_path) == 2
 
 
+def test_a_storage_that_does_not_answer_is_left_alone_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("concertina_trainer.checkpoint.writer.CLOSE_SECONDS", 0.1)
+    folder = tmp_path / f"step-000000001-r1-{world(1)}"
+    folder.mkdir()
+    pipe = folder / ".rank-00000.safetensors"
+    os.mkfifo(pipe)
+    writer = leader(tmp_path, deadline_seconds=0.05)
+    writer.save(holding(1), origin=world(1), may_publish=always)
+    wait_for(lambda: writer.trouble, lambda: "no trouble is told")
+    assert "the storage does not answer" in writer.trouble
+    (thread,) = writer_threads()
+    writer.close()
+    assert thread.is_alive()
+    assert f"{tmp_path} does not answer: leaving it" in caplog.text
+    with pipe.open("rb") as opened:
+        opened.read()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
 def test_reading_while_saving_sees_whole_checkpoints_only(tmp_path: Path) -> None:
     save(tmp_path, 1, keep=2)
     done = threading.Event()
@@ -301,6 +324,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"mounting a small tmpfs needs root: {mounted.stderr.strip()}")
     yield path
     subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_disk_that_is_only_read_for_a_while_loses_nothing(small_disk: Path) -> None:
+    save(small_disk, 1)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    (writer,) = save(small_disk, 2)
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert "Read-only file system" in writer.trouble
+    assert found_step(small_disk) == 1
+    save(small_disk, 3)
+    assert found_step(small_disk) == 3
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -1,12 +1,19 @@
 """Whether a worker saves, by where its checkpoints lie and how many pods train."""
 
+import math
+import os
+import time
+from pathlib import Path
+
 import pytest
 
-from concertina_api.errors import InvalidJob
+from concertina_api.errors import InvalidJob, TrainingFailed
 from concertina_api.v1alpha1 import JobSpec, Member, Membership
+from concertina_trainer.checkpoint.format import origin
+from concertina_trainer.checkpoint.interval import FIRST_SECONDS
 from concertina_trainer.checkpoint.writer import Writer
 from concertina_trainer.loop.context import worker_context
-from concertina_trainer.loop.saving import Saver
+from concertina_trainer.loop.saving import Saver, checkpoint_location
 from tests.cluster.api import wait_for
 from tests.concertina_trainer.checkpoint.states import holding
 from tests.tasks import job_document
@@ -24,16 +31,16 @@ def membership(*, pods):
 def saver_of(tmp_path):
     savers = []
 
-    def make(*, pods, shares_storage, rank=0):
-        spec = JobSpec.model_validate(
-            job_document(checkpoint={"everySeconds": 1, "path": "checkpoints"})["spec"]
-        )
+    def make(*, pods=1, shares_storage=True, rank=0, grace=None, **checkpoint):
+        settings = {"everySeconds": 1, "path": "checkpoints"} | checkpoint
+        spec = JobSpec.model_validate(job_document(checkpoint=settings)["spec"])
         saver = Saver(
             spec,
             job="tiny-lm",
             run_dir=tmp_path,
             may_publish=lambda: True,
             shares_storage=shares_storage,
+            grace_left=lambda: grace,
         )
         savers.append(saver)
         saver.enter(membership(pods=pods), rank=rank)
@@ -102,6 +109,88 @@ def test_a_pod_that_is_left_alone_saves_again(saver_of):
     saver.save_now(holding(5))
 
     assert saver.last.step == 5
+
+
+def stuck(saver, step):
+    """A storage that does not answer: a pipe, from which nobody reads, where a file will be."""
+    folder = saver.storage.path / f"step-{step:09d}-r1-{origin(membership(pods=1).workers())}"
+    folder.mkdir(parents=True)
+    pipe = folder / ".rank-00000.safetensors"
+    os.mkfifo(pipe)
+    return pipe
+
+
+def test_who_must_end_soon_does_not_wait_longer_for_a_silent_storage(saver_of):
+    saver = saver_of(grace=1.0)
+    pipe = stuck(saver, 5)
+    begun = time.monotonic()
+    with pytest.raises(TrainingFailed, match=r"the last checkpoint \(step 5\) is not saved: not"):
+        saver.save_now(holding(5))
+    assert time.monotonic() - begun < 10
+    with pipe.open("rb") as opened:
+        opened.read()
+
+
+def test_a_save_that_hangs_hinders_neither_the_loop_nor_the_next_round(saver_of):
+    saver = saver_of()
+    pipe = stuck(saver, 5)
+    saver.save(holding(5))
+    assert not saver.is_due(), "one is being written"
+    saver.enter(membership(pods=1), rank=0)
+    saver.stepped(0.1, slots=2)
+    with pipe.open("rb") as opened:
+        opened.read()
+    wait_for(lambda: saver.trouble, lambda: "the save does not end")
+    wait_for(saver.is_due, lambda: "no save is due")
+    saver.save(holding(6))
+    wait_for(lambda: saver.last and saver.last.step == 6, lambda: saver.trouble)
+    assert saver.trouble == ""
+
+
+def test_after_a_failure_the_next_save_does_not_wait_for_the_whole_interval(saver_of, monkeypatch):
+    monkeypatch.setattr("concertina_trainer.loop.saving.RETRY_SECONDS", 0.0)
+    saver = saver_of(everySeconds=3600)
+    assert not saver.is_due()
+    saver.storage.path.write_text("in the way")
+    saver.save(holding(5))
+    wait_for(lambda: saver.failures == 1, lambda: "the save does not fail")
+    wait_for(saver.is_due, lambda: "no save is due")
+
+
+def test_a_measured_interval_follows_cost_and_losses(saver_of):
+    saver = saver_of(everySeconds=100_000, interval="Measured")
+    assert saver.interval_seconds == FIRST_SECONDS
+    for _ in range(3):
+        saver.stepped(10.0, slots=1)
+    saver.save(holding(5))
+    wait_for(lambda: saver.last, lambda: saver.trouble)
+    saver.stepped(30.0, slots=1)
+    calm = saver.interval_seconds
+    want = math.sqrt(2 * 20 * 86_460)
+    assert calm == pytest.approx(want, rel=0.02)
+    lost = membership(pods=2).members[1:]
+    for number in (2, 3):
+        again = membership(pods=1).model_copy(update={"round": number, "lost": lost})
+        saver.enter(again, rank=0)
+    assert saver.interval_seconds == pytest.approx(want / math.sqrt(2), rel=0.03), "one loss"
+
+
+def test_a_measured_interval_is_never_longer_than_the_given_one(saver_of):
+    assert saver_of(everySeconds=7, interval="Measured").interval_seconds == 7
+    assert saver_of(everySeconds=None, interval="Measured").interval_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("path", "want"),
+    [
+        pytest.param("checkpoints", "/run/checkpoints", id="of the run"),
+        pytest.param("/data", "/data/tiny-lm", id="a volume of several jobs"),
+        pytest.param("s3://bucket/all/", "s3://bucket/all/tiny-lm", id="a bucket of several jobs"),
+    ],
+)
+def test_each_job_has_a_folder_of_its_own(path, want):
+    spec = JobSpec.model_validate(job_document(checkpoint={"path": path})["spec"])
+    assert checkpoint_location(spec, job="tiny-lm", run_dir=Path("/run")) == want
 
 
 WORKER = {
