@@ -8,7 +8,12 @@ from typing import Any, Final
 
 from concertina_operator.cluster.install import NAMESPACE
 from concertina_operator.cluster.policies import admission_policies
-from concertina_operator.cluster.rights import operator_rights, trainer_rights, user_rights
+from concertina_operator.cluster.rights import (
+    node_rights,
+    operator_rights,
+    trainer_rights,
+    user_rights,
+)
 from docs.reference.markdown import code, codes, page, table
 
 Document = Mapping[str, Any]
@@ -32,6 +37,9 @@ def rights_page() -> str:
         "## The operator, for one namespace",
         f"With `--jobs-in {_EXAMPLE}`; nothing in it is cluster-wide.",
         _roles(operator_rights(namespace=NAMESPACE, jobs_in=_EXAMPLE)),
+        "## The operator, with the node watch",
+        "Only with `--watch-nodes`, beside the others: nodes are in no namespace.",
+        _roles(node_rights(namespace=NAMESPACE, jobs_in=None)),
         "## Pods that train",
         "Bound in each namespace that has jobs, to all service accounts of that namespace.",
         _roles(trainer_rights(jobs_in=None)),
