@@ -7,7 +7,7 @@ here, whatever a status or a report says: one that is not in it is told as Other
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from concertina_api.v1alpha1 import ConditionType, JobStatus
@@ -15,6 +15,7 @@ from concertina_operator.cluster.metrics_table import OTHER
 from concertina_operator.cluster.records import RefusedKind, Use
 from concertina_operator.cluster.store import Key
 from concertina_operator.conditions import condition
+from concertina_operator.offences import avoided
 from concertina_operator.rounds import RoundReason
 
 STATES: Final = (
@@ -40,7 +41,6 @@ _PAUSE: Final = ("greet", "open", "exchange", "build", "done", "commit", "begin"
 """Parts of a pause, as leaders tell them."""
 PHASES: Final = ("gather", "finish", *_PAUSE, OTHER)
 """Phases of a resize, in their order."""
-_OFFENCE_COUNTS_FOR: Final = timedelta(hours=1)
 _REASONS: Final = frozenset(RoundReason)
 
 
@@ -97,7 +97,9 @@ def job_samples(view: JobView) -> Iterator[Sample]:
         "concertina_job_infrastructure_failures_total": status.failures.infrastructure,
         "concertina_job_recoveries_total": status.recoveries.count,
         "concertina_job_steps_lost_total": status.recoveries.steps_lost,
-        "concertina_job_avoided_nodes": _avoided_nodes(view),
+        "concertina_job_avoided_nodes": len(
+            avoided(status.offences, after=view.avoid_node_after, now=view.now)
+        ),
         "concertina_job_snapshot_age_steps": _snapshot_age_steps(status),
         "concertina_job_resizing_seconds": _resizing_seconds(status, now=view.now),
         "concertina_job_last_report_age_seconds": view.report_age_seconds,
@@ -150,17 +152,6 @@ def _goodput(view: JobView) -> float | None:
     if view.held_gpu_seconds <= 0:
         return None
     return min(view.status.useful_gpu_seconds / view.held_gpu_seconds, 1.0)
-
-
-def _avoided_nodes(view: JobView) -> int:
-    """Nodes with as many losses within the hour as make new pods avoid them."""
-    if not view.avoid_node_after:
-        return 0
-    recent = (
-        sum(view.now - at < _OFFENCE_COUNTS_FOR for at in entry.at)
-        for entry in view.status.offences
-    )
-    return sum(count >= view.avoid_node_after for count in recent)
 
 
 def _snapshot_age_steps(status: JobStatus) -> int | None:

@@ -131,7 +131,7 @@ def test_goodput_is_the_useful_share_of_all_gpu_seconds_that_were_held(useful, w
     [
         pytest.param(3, (50, 60, 70), 1, id="enough within the hour"),
         pytest.param(3, (60, 70), 0, id="too few"),
-        pytest.param(3, (-3500, 60, 70), 0, id="one is an hour ago"),
+        pytest.param(3, (-3700, -3650, -3600), 0, id="an hour ago"),
         pytest.param(0, (50, 60, 70), 0, id="never"),
     ],
 )

@@ -135,7 +135,8 @@ METRICS: Final = (
         "concertina_checkpoint_age_seconds",
         "gauge",
         "s",
-        "Age of the state in the newest durable checkpoint; without one, since the pod leads.",
+        "Age of the state in the newest durable checkpoint; before the first one in which the pod has a"
+        " part, since it joined.",
     ),
     Metric(
         "concertina_checkpoint_interval_seconds",

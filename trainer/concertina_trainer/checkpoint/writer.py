@@ -93,6 +93,8 @@ class Writer:
                 )
         self.newest: Saved | None = None
         """The newest checkpoint that this worker published."""
+        self.written_at: float | None = None
+        """When the state was copied whose part this worker wrote last, in time.monotonic()."""
         self.last_seconds = 0.0
         """What the newest save of this worker took that came to its end, from the copy on."""
         self.failures = 0
@@ -186,6 +188,7 @@ class Writer:
     def _run(self, save: _Save) -> None:
         try:
             self._save(save)
+            self.written_at = save.begun
             self.last_seconds = time.monotonic() - save.begun
             self._failed = False
         # The outermost loop of the thread: whatever went wrong, training goes on.

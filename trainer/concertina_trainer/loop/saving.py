@@ -72,7 +72,7 @@ class Saver:
         self._workers: frozenset[str] = frozenset()
         self._lost: frozenset[str] = frozenset()
         self._leads = False
-        self._led_since = 0.0
+        self._joined_at: float | None = None
         self._last = time.monotonic()
         self._costs = Costs()
         self._writing = False
@@ -95,8 +95,8 @@ class Saver:
         if rank == 0 and not self._can_save:
             log.warning("%s", self._why_not())
         self._origin = origin(membership.workers())
-        if rank == 0 and not self._leads:
-            self._led_since = time.monotonic()
+        if self._joined_at is None:
+            self._joined_at = time.monotonic()
         self._leads = rank == 0
 
     @property
@@ -112,12 +112,12 @@ class Saver:
 
     @property
     def safe_at(self) -> float:
-        """When the state was that of `last`; without one, when this worker began to lead.
+        """When the state was that of the newest checkpoint; without one, when this worker joined.
 
-        In seconds of time.monotonic(). What an earlier leader saved is not known.
+        In seconds of time.monotonic(). Of what an earlier leader saved this worker knows that it wrote
+        its own part: a change of leader makes no checkpoint younger.
         """
-        newest = self._writer.newest
-        return max(self._led_since, 0.0 if newest is None else newest.begun)
+        return max(self._joined_at or 0.0, self._writer.written_at or 0.0)
 
     @property
     def interval_seconds(self) -> float | None:
