@@ -155,10 +155,12 @@ def environment() -> dict[str, str]:
     }
 
 
-def processes_of(folder: Path) -> list[int]:
-    """Living processes that belong to pods of the run in `folder`."""
-    mark = f"CONCERTINA_RUN_DIR={folder}".encode()
-    return [pid for pid in _pids() if mark in _environment_of(pid)]
+def processes_of(folder: Path, *, pod: str | None = None) -> list[int]:
+    """Living processes that belong to pods, or to this pod, of the run in `folder`."""
+    marks = {f"CONCERTINA_RUN_DIR={folder}".encode()}
+    if pod is not None:
+        marks.add(f"CONCERTINA_POD={pod}".encode())
+    return [pid for pid in _pids() if marks <= set(_environment_of(pid))]
 
 
 def parent_of(pid: int) -> int:
