@@ -5,6 +5,7 @@ import json
 from concertina_api.v1alpha1 import Batch
 from concertina_trainer.loop.progress import PartialEvaluation, Progress
 from concertina_trainer.schedule.controller import BatchController
+from concertina_trainer.schedule.spikes import Losses
 from tests.fuzzing import LENGTHS, anything, fuzz, refused, spoilt
 
 CONTROLLER = BatchController.of(
@@ -23,6 +24,7 @@ GOOD = [
         controller=CONTROLLER.start(),
         evaluation_losses={"train": 0.5},
         evaluation=PartialEvaluation(name="v", next_micro_batch=2, totals={"loss": 1.0}),
+        losses=Losses().after(2.0).after(1.0),
     ).to_json(),
 ]
 

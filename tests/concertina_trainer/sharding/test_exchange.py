@@ -50,7 +50,9 @@ def move(cases):
     me = dist.get_rank()
     checked = 0
     for holders, receivers in cases:
-        mine = part(len(holders), holders.index(me)) if me in holders else None
+        mine = {
+            rank: part(len(holders), rank) for rank, holder in enumerate(holders) if holder == me
+        }
         route = Route(
             holders=holders,
             receivers=receivers,
@@ -74,6 +76,8 @@ def test_moves_every_row_bitwise_between_any_two_worlds():
         ((0,), (0, 1)), ((0, 1), (0,)), ((0, 1), (1,)), ((0, 1), (0, 1, 2, 3)),
         ((0, 1, 2, 3), (3, 1)), ((0, 1, 2), (2, 1, 0)), ((2, 0), (1, 3)), ((3,), (0, 1, 2, 3)),
         ((0, 1, 2, 3), (0, 1, 2)), ((1, 2, 3), (1, 2, 3)),
+        # Who keeps a neighbour's part sends that too.
+        ((0, 1, 1, 3), (0, 1, 3)), ((2, 2), (2,)), ((3, 3, 1), (0, 3, 2, 1)), ((0, 2, 2, 0), (2, 0)),
     ]  # fmt: skip
     want_checked = [
         len(ENTRIES) * sum(rank in receivers for _, receivers in cases) for rank in range(4)

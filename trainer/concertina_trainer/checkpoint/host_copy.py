@@ -53,7 +53,7 @@ class HostBuffers:
             return None
         try:
             memory = self._grown(index, num_bytes(sources), pinned=on_device)
-            targets = _cut(memory, sources)
+            targets = cut(memory, sources)
             for name, source in sources.items():
                 targets[name].copy_(source, non_blocking=True)
             if on_device:
@@ -105,7 +105,7 @@ def _room(tensor: torch.Tensor) -> int:
     return -(-tensor.numel() * tensor.itemsize // _ALIGNMENT) * _ALIGNMENT
 
 
-def _cut(memory: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def cut(memory: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A piece of `memory` for each tensor of `like`."""
     pieces = {}
     offset = 0

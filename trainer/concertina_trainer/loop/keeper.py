@@ -8,15 +8,15 @@ world needs, and says whether the new objects count.
 import json
 import logging
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
 from concertina_api.v1alpha1 import JobSpec
 from concertina_trainer.loop.progress import Progress
-from concertina_trainer.rounds.agreement import Greeting, Part, Source
+from concertina_trainer.rounds.agreement import Greeting, Part, Source, State
 from concertina_trainer.rounds.transport import Groups
 from concertina_trainer.schedule.controller import BatchController
 from concertina_trainer.sharding.collect import hold, local_rows, parameter_names
@@ -27,6 +27,7 @@ from concertina_trainer.sharding.restore import (
     settle,
 )
 from concertina_trainer.sharding.state import Holding, Kind
+from concertina_trainer.snapshot.snapshots import Snapshots
 from concertina_trainer.task import Task
 
 log = logging.getLogger(__name__)
@@ -83,19 +84,26 @@ class StateKeeper:
         self._prepared: tuple[Live, Progress] | None = None
         self.live: Live | None = None
         self.progress = initial
+        self.snapshots = Snapshots(spec.snapshots, workers_per_pod=spec.pods.workers_per_pod)
         self.number = 0
         """Round that is being entered, for what is prepared in it."""
+        self._done = 0
+        """The newest step that was done since the last commit, also when it was lost since."""
+        self._trained = (0, 0)
+        """Number and world size of the newest round that was committed."""
 
     def suspend(self) -> None:
         """Turn the live objects into held rows: the round they lived in ends."""
         if self.live is not None:
+            self._done = max(self._done, self.progress.step)
             settle(self.live.model)
             self.live.optimizer.zero_grad(set_to_none=True)
             self.held = [_on_host(self.hold())]
             self.live = None
 
     def forget(self) -> None:
-        """Drop everything: the state was left half changed and cannot be trusted."""
+        """Drop what is live: it was left half changed and cannot be trusted."""
+        self._done = max(self._done, self.progress.step)
         self.held, self._prepared, self.live = [], None, None
         self.progress = self._initial
 
@@ -110,15 +118,17 @@ class StateKeeper:
             # At most one state besides the old: of two prepared ones the newer is enough.
             self.held = [*self.held[:1], _on_host(self._hold(*self._prepared))]
             self._prepared = None
-        return Greeting(parts=tuple(map(_part, self.held)))
+        number, world_size = self._trained
+        return Greeting(
+            parts=tuple(part for _, part in self._offers()),
+            step=self._done,
+            round=number,
+            world_size=world_size,
+        )
 
-    def holding(self, source: Source) -> Holding | None:
+    def holdings(self, source: Source) -> dict[int, Holding]:
         """See Keeper."""
-        wanted = source.step, source.round, source.world_size
-        for held in self.held:
-            if (held.step, held.round, held.world_size) == wanted:
-                return held
-        return None
+        return {part.rank: held for held, part in self._offers() if source.includes(part)}
 
     def expect(self, samples: int, *, batch: int, rank: int, world_size: int) -> None:
         """See Keeper."""
@@ -165,16 +175,37 @@ class StateKeeper:
         )
         self._prepared = live, progress
 
-    def commit(self) -> None:
+    def commit(self, kept: State | None) -> None:
         """See Keeper."""
         if self._prepared is not None:
             self.live, self.progress = self._prepared
+            self._done = self.progress.step
+            self._trained = self.live.round, self.live.groups.world_size
         self._prepared = None
         self.held = []
+        self.snapshots.keep(kept)
 
     def roll_back(self) -> None:
         """See Keeper."""
         self._prepared = None
+
+    def take_up(self, snapshot: Holding) -> None:
+        """Train on with the tensors of a snapshot of the present round; all ranks do the same."""
+        assert self.live is not None
+        present = self.progress
+        tensors = {name: tensor.clone() for name, tensor in snapshot.tensors.items()}
+        self.build(self.live.groups, replace(snapshot, tensors=tensors))
+        assert self._prepared is not None
+        self.live, before = self._prepared
+        self._prepared = None
+        self.progress = present.rolled_back(before)
+
+    def _offers(self) -> Iterator[tuple[Holding, Part]]:
+        """What is in memory, and how it is told."""
+        for held in self.held:
+            yield held, _part(held)
+        for shard, copied in self.snapshots.offers():
+            yield shard, _part(shard).model_copy(update={"snapshot": True, "copied": copied})
 
     def _hold(self, live: Live, progress: Progress) -> Holding:
         return hold(

@@ -4,10 +4,12 @@ Equal on all ranks at every step boundary, and plain JSON when it travels. Pure.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from typing import Any, Self
 
 from concertina_trainer.schedule.controller import BatchController, BatchState
+from concertina_trainer.schedule.spikes import Losses, Skipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +42,23 @@ class Progress:
     evaluation: PartialEvaluation | None = None
     stopped: bool = False
     """The task has asked to stop: the run counts as complete."""
+    rollbacks: int = 0
+    """Times that skipped steps led back to a snapshot."""
+    useful_seconds: float = 0.0
+    """Worker-seconds in the steps that led here; a return to an earlier state takes them back."""
+    losses: Losses = field(default_factory=Losses)
+    """Of the steps that were not skipped: what a spike is told from."""
 
     def after_step(
         self,
         samples: int,
         *,
-        finite: bool,
+        loss: float,
+        skipped: Skipped | None,
         next_batch: int,
         controller: BatchState,
         micro_batch_seconds: float,
+        worker_seconds: float,
         stop: bool,
     ) -> Self:
         """Where the run is when a step of that many samples is done, or was skipped."""
@@ -58,10 +68,24 @@ class Progress:
             samples=self.samples + samples,
             global_batch_size=next_batch,
             controller=controller,
-            skipped_steps=self.skipped_steps + (not finite),
-            skipped_in_a_row=0 if finite else self.skipped_in_a_row + 1,
+            skipped_steps=self.skipped_steps + (skipped is not None),
+            skipped_in_a_row=0 if skipped is None else self.skipped_in_a_row + 1,
+            losses=self.losses.after(loss) if skipped is None else self.losses,
             micro_batch_seconds=micro_batch_seconds,
             stopped=self.stopped or stop,
+            useful_seconds=self.useful_seconds + worker_seconds,
+        )
+
+    def rolled_back(self, snapshot: Self) -> Self:
+        """Where the run is when the tensors of `snapshot` are taken up in its place.
+
+        Steps and samples go on: what was consumed since then is left out. So does the count of
+        skipped steps, or a run that no snapshot helps would never end.
+        """
+        return replace(
+            self,
+            rollbacks=self.rollbacks + 1,
+            useful_seconds=snapshot.useful_seconds,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -78,6 +102,9 @@ class Progress:
             "evaluationLosses": dict(self.evaluation_losses),
             "evaluation": asdict(self.evaluation) if self.evaluation else None,
             "stopped": self.stopped,
+            "rollbacks": self.rollbacks,
+            "usefulSeconds": self.useful_seconds,
+            "losses": self.losses.to_json(),
         }
 
     @classmethod
@@ -91,6 +118,10 @@ class Progress:
     @classmethod
     def _read(cls, values: Mapping[str, Any], controller: BatchController) -> Self:
         partial = values["evaluation"]
+        # Checkpoints of earlier releases have no rollbacks, useful seconds and losses.
+        useful_seconds = float(values.get("usefulSeconds", 0.0))
+        if not (useful_seconds >= 0 and isfinite(useful_seconds)):
+            raise ValueError(f"no progress: usefulSeconds {useful_seconds}")
         return cls(
             step=int(values["step"]),
             samples=int(values["samples"]),
@@ -104,4 +135,7 @@ class Progress:
             evaluation_losses=dict(values["evaluationLosses"]),
             evaluation=PartialEvaluation(**partial) if partial else None,
             stopped=bool(values["stopped"]),
+            rollbacks=int(values.get("rollbacks", 0)),
+            useful_seconds=useful_seconds,
+            losses=Losses.from_json(values["losses"]) if "losses" in values else Losses(),
         )

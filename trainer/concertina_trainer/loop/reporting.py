@@ -18,6 +18,7 @@ from concertina_trainer.loop.keeper import StateKeeper
 from concertina_trainer.loop.measuring import Measuring, tokens_per_sample
 from concertina_trainer.loop.record import Record
 from concertina_trainer.loop.saving import Saver
+from concertina_trainer.loop.slow import Waiting
 from concertina_trainer.loop.status import StatusBoard
 from concertina_trainer.loop.step import Geometry, StepResult
 from concertina_trainer.rounds.phases import Phases
@@ -29,6 +30,8 @@ from concertina_trainer.schedule.controller import (
     request_again,
 )
 from concertina_trainer.schedule.rules import Decision
+from concertina_trainer.schedule.spikes import WHY
+from concertina_trainer.sharding.state import Holding
 from concertina_trainer.task import StopTraining, Task
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,7 @@ class Reporter:
         self._record = Record(context.run_dir / "steps.jsonl")
         self._saver = saver
         self._pause_seconds = 0.0
+        self._membership, self._waiting = Membership(round=0), Waiting()
         self._device = context.device
         self._measuring = Measuring(controller)
         board.tell(tokens_per_sample=tokens_per_sample(task), device=device_uuid(context.device))
@@ -86,25 +90,29 @@ class Reporter:
         *,
         phases: Phases,
         pause_seconds: float,
-        world_size_before: int,
+        detection_seconds: float | None,
     ) -> None:
         """A round is committed and ready to train."""
-        live = keeper.live
+        live, step = keeper.live, keeper.progress.step
         assert live is not None
         leads = live.groups.rank == 0
-        from_memory = entered.source is not None
-        if leads and not from_memory:
+        if leads and entered.is_earlier(step):
             self._roll_back(keeper)
+        losses = entered.losses
         resize = Resize(
             round=live.round,
-            world_size_before=world_size_before,
+            world_size_before=losses.world_size,
             world_size=live.groups.world_size,
-            step=keeper.progress.step,
+            step=step,
             pause_seconds=round(pause_seconds, 5),
             phases=phases.seconds,
-            source="memory" if from_memory else "checkpoint" if keeper.progress.step else "seed",
+            source=_source(entered, step),
+            lost=losses.workers,
+            steps_lost=max(0, losses.step - step),
+            detection_seconds=detection_seconds if losses.workers else None,
         )
         self._pause_seconds = pause_seconds
+        self._membership, self._waiting = entered.membership, Waiting()
         self._measuring.entered(keeper.progress)
         holding = keeper.hold()
         self._saver.reserve(holding)
@@ -119,7 +127,8 @@ class Reporter:
             acknowledged=resize if leads else None,
             progress=self._progress(keeper, loss=None),
             state_bytes=sum(t.numel() * t.element_size() for t in holding.tensors.values()),
-            **(self._checkpoint() if leads else {}),
+            **(self._checkpoint() | self._snapshot(keeper) if leads else {}),
+            **(self._recovery(resize) if leads and losses.workers else {}),
             **self._memory(),
         )
         if leads:
@@ -127,9 +136,9 @@ class Reporter:
             log.info(
                 "round %d: %d -> %d workers at step %d, pause %.3f s (%s), state from %s",
                 live.round,
-                world_size_before,
+                resize.world_size_before,
                 live.groups.world_size,
-                keeper.progress.step,
+                step,
                 pause_seconds,
                 shown,
                 resize.source,
@@ -150,6 +159,7 @@ class Reporter:
         if live.groups.rank != 0:
             self._board.mention(progress=self._progress(keeper, loss=result.loss), **self._memory())
             return False
+        self._waiting = self._waiting.after_step(result.waits, step_seconds=facts.seconds)
         decision = observation.decision
         stop = self._row(
             {
@@ -166,13 +176,13 @@ class Reporter:
                 "learning_rate": facts.learning_rate,
                 "gradient_norm": math.sqrt(max(result.square_norm, 0.0)),
                 "weight": result.weight,
-                **({} if result.finite else {"skipped": True}),
+                **({} if result.skipped is None else {"skipped": result.skipped.value}),
                 **({"metrics": dict(result.metrics)} if result.metrics else {}),
             }
         )
         changes: dict[str, Any] = {}
-        if not result.finite:
-            log.warning("step %d skipped: loss or gradient is not finite", progress.step)
+        if result.skipped is not None:
+            log.warning("step %d skipped: %s", progress.step, WHY[result.skipped])
         if decision is not None:
             stop |= self._decided(progress.step, progress.samples, decision, acts=True)
             if decision.grow:
@@ -191,8 +201,10 @@ class Reporter:
             progress=self._progress(keeper, loss=result.loss, result=facts),
             measured=measured,
             step_seconds=facts.seconds,
+            slow=self._waiting.slow_pods(self._membership),
             samples_trained=status.samples_trained + facts.geometry.global_batch_size,
             **self._checkpoint(),
+            **self._snapshot(keeper),
             **self._memory(),
         )
         if changes:
@@ -221,6 +233,22 @@ class Reporter:
     def ended(self, phase: PodPhase, *, finished: bool) -> None:
         """This worker's part is over; `finished` when the run is."""
         self.tell(phase=phase, finished=finished, **self._checkpoint())
+
+    def rolled_back(self, keeper: StateKeeper, snapshot: Holding) -> None:
+        """A snapshot was taken up within the round: the samples since then are left out."""
+        live, progress = keeper.live, keeper.progress
+        assert live is not None
+        self._measuring.entered(progress)
+        if live.groups.rank != 0:
+            return
+        marked = self._record.roll_back(step=snapshot.step, samples=snapshot.extra["samples"])
+        log.warning(
+            "the state of step %d is taken up at step %d: the samples of %d rows are left out",
+            snapshot.step,
+            progress.step,
+            marked,
+        )
+        self.tell(progress=self._progress(keeper, loss=None))
 
     def _roll_back(self, keeper: StateKeeper) -> None:
         progress = keeper.progress
@@ -260,6 +288,8 @@ class Reporter:
             noise_scale=self._measuring.standing(progress).noise_scale,
             samples_per_second=rate,
             skipped_steps=progress.skipped_steps,
+            rollbacks=progress.rollbacks,
+            useful_seconds=progress.useful_seconds,
         )
 
     def _checkpoint(self) -> dict[str, Any]:
@@ -271,6 +301,30 @@ class Reporter:
             "safe_at": self._saver.safe_at,
         }
 
+    def _snapshot(self, keeper: StateKeeper) -> dict[str, Any]:
+        snapshots = keeper.snapshots
+        return {
+            "snapshot": snapshots.facts,
+            "snapshot_at": snapshots.newest_at,
+            "snapshots_taken": snapshots.taken,
+            "snapshot_failures": snapshots.failures,
+        }
+
+    def _recovery(self, resize: Resize) -> dict[str, Any]:
+        status = self._board.status
+        count = status.recoveries.get(resize.source, 0) + 1
+        return {
+            "recoveries": {**status.recoveries, resize.source: count},
+            "steps_lost": status.steps_lost + resize.steps_lost,
+        }
+
     def _memory(self) -> dict[str, int | None]:
         now = memory(self._device)
         return {"peak_bytes": now.peak_bytes, "device_bytes": now.device_bytes}
+
+
+def _source(entered: Entered, step: int) -> str:
+    """Where the state of a round came from."""
+    if entered.source is None:
+        return "checkpoint" if step else "seed"
+    return "snapshot" if entered.source.snapshot else "memory"

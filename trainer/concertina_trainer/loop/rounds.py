@@ -15,6 +15,7 @@ from concertina_api.errors import RoundFailed, TrainingFailed
 from concertina_api.v1alpha1 import Intent, Membership, PodPhase
 from concertina_trainer.agent.pulse import heartbeat_file
 from concertina_trainer.loop.equipment import Equipment
+from concertina_trainer.loop.keeper import Live
 from concertina_trainer.loop.step import World
 from concertina_trainer.rounds.control import Control
 from concertina_trainer.rounds.phases import Phases
@@ -26,6 +27,10 @@ from concertina_trainer.sharding.collect import buffer_names
 from concertina_trainer.statistics.buffers import BufferMean
 
 log = logging.getLogger(__name__)
+
+
+LAST_SAVE_SECONDS = 60.0
+"""How long workers that give up waiting for an operator wait for each other's parts."""
 
 
 class Ending(Enum):
@@ -62,6 +67,8 @@ class Rounds:
         self._membership: Membership | None = None
         self._seen: Membership | None = None
         self._pause_from: float | None = None
+        self._last_sign: float | None = None
+        self._told_at = 0.0
         self.tried = 0
         """Number of the newest round that this worker has entered or tried to."""
         self.world: World | None = None
@@ -104,21 +111,42 @@ class Rounds:
         self._retire_world()
         self._transport.close()
 
-    def broke(self, error: BaseException, *, changed: bool) -> None:
+    def broke(
+        self, error: BaseException, *, changed: bool = False, last_sign: float | None = None
+    ) -> None:
         """A collective failed: hold the state and wait for a newer round.
 
         `changed`: the step had begun to change the state, which therefore is none any more.
+        `last_sign`: when all workers were last known to be alive, in time.perf_counter().
         """
+        self._last_sign = self._last_sign or last_sign or self._pause_from
         log.warning("round %d broke: %s", self.tried, error)
         self._watch.idle()
         self._transport.break_off()
         if changed:
             self.world = None
+            self._keeper.snapshots.leave()
             self._keeper.forget()
         else:
             self._retire_world()
         self._transport.close()
         self._reporter.tell(phase=PodPhase.WAITING)
+
+    def roll_back(self) -> bool:
+        """Take up the newest complete snapshot of this round; all workers call it alike.
+
+        Steps and samples go on: what was consumed since then is left out. False when there is no
+        such snapshot.
+        """
+        snapshot = self._keeper.snapshots.newest_of_round()
+        if snapshot is None or self.world is None:
+            return False
+        control, self.world = self.world.control, None
+        self._keeper.take_up(snapshot)
+        assert self._keeper.live is not None
+        self.world = self._world_of(self._keeper.live, control)
+        self._reporter.rolled_back(self._keeper, snapshot)
+        return True
 
     def end(self, ending: Ending) -> None:
         """This worker's part is over."""
@@ -131,6 +159,7 @@ class Rounds:
         """Watch no longer and let go of the round."""
         self._watch.stop()
         self.world = None
+        self._keeper.snapshots.leave()
 
     def close(self) -> None:
         """End the groups in good order."""
@@ -162,16 +191,24 @@ class Rounds:
         try:
             membership = self._inbox.await_round(self.tried, timeout=timeout)
         except TimeoutError as error:
-            for holding in self._keeper.held[:1]:
-                self._saver.save_now(holding)
+            assert timeout is not None
+            self._save_what_is_whole(within_seconds=min(timeout, LAST_SAVE_SECONDS))
             raise TrainingFailed(str(error)) from error
         if membership is None:
             self.end(Ending.LEFT)
         return membership
 
+    def _save_what_is_whole(self, *, within_seconds: float) -> None:
+        """Save without an operator; parts of a worker that is gone are not waited for as usual."""
+        for holding in self._keeper.held[:1]:
+            try:
+                self._saver.save_now(holding, within_seconds=within_seconds)
+            except TrainingFailed as error:
+                log.warning("%s", error)
+
     def _switch(self, membership: Membership) -> None:
         phases = Phases(self._reached)
-        before = self._membership.world_size if self._membership else 0
+        self._told_at = time.perf_counter()
         self._retire_world()
         self.tried = self._keeper.number = membership.round
         self._watch.entering(membership.round, membership.workers())
@@ -195,21 +232,15 @@ class Rounds:
             self.end(Ending.LEFT)
             return
         self._watch.training(membership.round, membership.workers())
-        self._begin_world(entered, phases, world_size_before=before)
+        self._begin_world(entered, phases)
 
-    def _begin_world(self, entered: Entered, phases: Phases, *, world_size_before: int) -> None:
+    def _begin_world(self, entered: Entered, phases: Phases) -> None:
         keeper, live = self._keeper, self._keeper.live
         assert live is not None
         self._saver.enter(entered.membership, rank=live.groups.rank)
-        if entered.source is None:
+        if entered.is_earlier(keeper.progress.step):
             self._renumber_requests(entered.membership.request_sequence)
-        self.world = World(
-            live=live,
-            buffers=BufferMean(buffer_names(live.model)),
-            control=Control(live.groups.control),
-            loader=self._loader,
-            device=self._context.device,
-        )
+        self.world = self._world_of(live, Control(live.groups.control))
         self.aim_on()
         phases.mark("begin")
         if self._pause_from is not None:
@@ -217,19 +248,31 @@ class Rounds:
         else:
             # A joiner has no step to count from: what it saw is all but the first wait.
             pause = sum(phases.seconds.values()) - phases.seconds["greet"]
-        if entered.source is not None:
-            world_size_before = entered.source.world_size
+        keeper.snapshots.enter(
+            live.groups,
+            keeper.hold(),
+            break_off=self._transport.break_off_snapshots,
+            reached=self._reached,
+        )
+        detection = None if self._last_sign is None else self._told_at - self._last_sign
+        self._last_sign = None
         self._reporter.entered(
-            entered,
-            keeper,
-            phases=phases,
-            pause_seconds=pause,
-            world_size_before=world_size_before,
+            entered, keeper, phases=phases, pause_seconds=pause, detection_seconds=detection
         )
         if live.groups.rank == 0:
             geometry = self._pacing.geometry(keeper.progress)
             m, count = geometry.micro_batch_size, geometry.num_micro_batches
             log.info("round %d: %s", live.round, identity(m, count, live.groups.world_size))
+
+    def _world_of(self, live: Live, control: Control) -> World:
+        return World(
+            live=live,
+            buffers=BufferMean(buffer_names(live.model)),
+            control=control,
+            loader=self._loader,
+            device=self._context.device,
+            before_update=self._keeper.snapshots.before_update,
+        )
 
     def _renumber_requests(self, accepted: int) -> None:
         """Number requests after those of the history that was rolled back."""
@@ -240,6 +283,7 @@ class Rounds:
     def _retire_world(self) -> None:
         """Turn what is live into held rows; the groups are closed by the transaction."""
         self.world = None
+        self._keeper.snapshots.leave()
         self._keeper.suspend()
 
     def _leave(self, membership: Membership) -> None:

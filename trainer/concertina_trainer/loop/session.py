@@ -12,11 +12,12 @@ across turns. The rounds between the steps are in loop/rounds.py.
 """
 
 import gc
+import logging
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from concertina_api.errors import TrainingFailed
+from concertina_api.errors import Diverged
 from concertina_api.v1alpha1 import JobSpec, PodPhase
 from concertina_trainer.data.loader import Loader
 from concertina_trainer.loop.context import WorkerContext
@@ -32,7 +33,10 @@ from concertina_trainer.rounds.phases import ignore
 from concertina_trainer.rounds.transport import is_broken
 from concertina_trainer.schedule.controller import Observation
 from concertina_trainer.schedule.estimator import StepStatistics
+from concertina_trainer.schedule.spikes import WHY
 from concertina_trainer.task import Task
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Ending", "Session"]
 
@@ -70,6 +74,7 @@ class Session:
         self._saver = equipment.saver
         self._reporter = equipment.reporter
         self.keeper = equipment.keeper
+        self._snapshots = equipment.keeper.snapshots
         self._rounds = Rounds(equipment, reached=reached)
         self._evaluation = Evaluation(
             task,
@@ -79,6 +84,7 @@ class Session:
         )
         self._stop = False
         self._waited = 0.0
+        self._tail_seconds = 0.0
         self._checked = False
 
     @property
@@ -121,7 +127,7 @@ class Session:
             except Exception as error:
                 if not is_broken(error):
                     raise
-                self._rounds.broke(error, changed=False)
+                self._rounds.broke(error)
                 continue
             if step is not None:
                 yield step
@@ -150,10 +156,12 @@ class Session:
             self._rounds.world,
             self._pacing.geometry(progress),
             training=self._spec.training,
+            losses=progress.losses,
             learning_rate=self._pacing.learning_rate(progress),
             next_batch=progress.controller.batch,
             beat_every=beat_every(progress.micro_batch_seconds),
             flags=self._flags,
+            tail_seconds=self._tail_seconds,
         )
 
     def _flags(self, slots_left: int) -> Flags:
@@ -163,7 +171,16 @@ class Session:
             stop=self._stop,
             checkpoint=self._saver.is_due(),
             abandon=self._cannot_finish(slots_left),
+            snapshot=self._snapshot_is_due(),
+            held=self._snapshots.held,
         )
+
+    def _snapshot_is_due(self) -> bool:
+        """Whether the leader asks for one; never of a state whose steps are being skipped."""
+        live = self.keeper.live
+        leads = live is not None and live.groups.rank == 0
+        skipping = self.progress.skipped_in_a_row > 0
+        return leads and not skipping and self._snapshots.is_due(self.progress.step)
 
     def _cannot_finish(self, slots_left: int) -> bool:
         """Whether the pod must end before this step is likely to."""
@@ -174,7 +191,7 @@ class Session:
 
     def _after(self, step: Step) -> None:
         if step.broken is not None:
-            self._rounds.broke(step.broken, changed=step.changing)
+            self._rounds.broke(step.broken, changed=step.changing, last_sign=step.last_sign)
         elif step.abandoned:
             self._rounds.abandoned(step.slots_done)
         else:
@@ -184,12 +201,19 @@ class Session:
 
     def _finish_step(self, step: Step, result: StepResult) -> None:
         observation = self._advance(step, result)
-        if result.finite and not self._checked:
+        self._tail_seconds = step.tail_seconds
+        if result.skipped is None and not self._checked:
             self.keeper.hold()  # refuses state that could not move, before anything is lost
             self._checked = True
         self._rounds.aim_on()
         self._tell(step, result, observation)
-        self._check_skipped()
+        self._check_skipped(result)
+        self._snapshots.after_step(result.agreement.held, seconds=step.seconds, slots=step.slots)
+        if self._skipping_does_not_help(result) and not self._rounds.roll_back():
+            log.warning("there is no snapshot of this round to go back to")
+        if result.agreement.snapshot:
+            self._snapshots.take(self.keeper.hold())
+        self._saver.stepped(step.seconds, slots=step.slots)
         if result.agreement.checkpoint:
             self._saver.save(self.keeper.hold())
         self._rounds.paused()
@@ -206,15 +230,17 @@ class Session:
         )
         observation = self._controller.observe(
             before.controller,
-            statistics if result.finite else None,
+            statistics if result.skipped is None else None,
             samples=before.samples + geometry.global_batch_size,
         )
         self.keeper.progress = before.after_step(
             geometry.global_batch_size,
-            finite=result.finite,
+            loss=result.loss,
+            skipped=result.skipped,
             next_batch=result.batch,
             controller=observation.state,
             micro_batch_seconds=result.micro_batch_seconds,
+            worker_seconds=result.worker_seconds,
             stop=result.agreement.stop,
         )
         return observation
@@ -229,13 +255,19 @@ class Session:
         )
         self._stop |= self._reporter.stepped(self.keeper, result, observation, facts)
 
-    def _check_skipped(self) -> None:
+    def _check_skipped(self, result: StepResult) -> None:
         in_a_row, limit = self.progress.skipped_in_a_row, self._spec.training.max_skipped_steps
-        if in_a_row > limit:
-            raise TrainingFailed(
-                f"loss or gradient was not finite in {in_a_row} steps in a row (limit {limit}),"
-                f" last at step {self.progress.step}"
+        if in_a_row > limit and result.skipped is not None:
+            raise Diverged(
+                f"{in_a_row} steps in a row were skipped (limit {limit}), the last, step"
+                f" {self.progress.step}, because {WHY[result.skipped]}"
             )
+
+    def _skipping_does_not_help(self, result: StepResult) -> bool:
+        """Whether so many steps were skipped in a row that an older state is due."""
+        after = self._spec.training.roll_back_after
+        in_a_row = self.progress.skipped_in_a_row
+        return after is not None and result.skipped is not None and in_a_row % after == 0
 
     def _evaluate(self) -> None:
         world = self._rounds.world

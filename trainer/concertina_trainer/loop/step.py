@@ -23,9 +23,11 @@ from concertina_api.errors import InvalidJob, TrainingFailed
 from concertina_api.v1alpha1 import GradientSync, Training
 from concertina_trainer.data.loader import Loader
 from concertina_trainer.loop.keeper import Live
+from concertina_trainer.loop.waits import Waits
 from concertina_trainer.rounds.control import BEAT_SECONDS, Agreement, Control, Flags
 from concertina_trainer.rounds.transport import is_broken
 from concertina_trainer.schedule.order import seed_of
+from concertina_trainer.schedule.spikes import Losses, Skipped, skipped
 from concertina_trainer.sharding.restore import settle
 from concertina_trainer.statistics.buffers import BufferMean
 from concertina_trainer.statistics.norms import local_square_norm
@@ -57,11 +59,18 @@ class World:
     control: Control
     loader: Loader
     device: torch.device
+    before_update: Callable[[], None]
+    """Called before parameters change."""
 
     @cached_property
     def probe(self) -> GradientProbe:
         """Attached in the round's first step, because that gathers every parameter: a collective."""
         return GradientProbe(self.live.model)
+
+    @cached_property
+    def waits(self) -> Waits:
+        """Attached in the round's first step as well."""
+        return Waits(self.live.model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +90,14 @@ class StepResult:
     batch: int
     """Global batch that rank 0 has decided for the next step."""
     finite: bool
-    """False: the step was skipped, parameters are as before."""
+    """Whether loss and gradient are."""
+    skipped: Skipped | None
+    """Why parameters are as before; None when they are not."""
     micro_batch_seconds: float
+    worker_seconds: float
+    """Time that all workers together spent in the step, up to here, and after the one before."""
+    waits: tuple[float, ...]
+    """Seconds that each rank has waited for others since the reduction before."""
     agreement: Agreement
 
 
@@ -101,24 +116,37 @@ class Step:
         geometry: Geometry,
         *,
         training: Training,
+        losses: Losses,
         learning_rate: float,
         next_batch: int,
         beat_every: int,
         flags: Callable[[int], Flags],
+        tail_seconds: float = 0.0,
     ) -> None:
-        """`flags(slots left)` says what this worker knows; `next_batch` counts on rank 0."""
+        """`flags(slots left)` says what this worker knows; `next_batch` counts on rank 0.
+
+        `losses` are those of the steps before, from which a spike is told.
+
+        `tail_seconds`: what the step before took after its reduction.
+        """
         self._world = world
         self.geometry = geometry
         self._training = training
+        self._losses = losses
         self.learning_rate = learning_rate
         self._next_batch = next_batch
         self._beat_every = beat_every
         self._flags = flags
+        self._tail_seconds = tail_seconds
         self._sums: dict[str, torch.Tensor] = {}
         self._real = True
         self.slots_done = 0
         self.seconds = 0.0
+        self.tail_seconds = 0.0
+        """Time after the reduction."""
         self._start = time.perf_counter()
+        self.last_sign = self._start
+        """When a micro-batch last went through, which takes all workers; in time.perf_counter()."""
         self.result: StepResult | None = None
         self.broken: BaseException | None = None
         self.abandoned = False
@@ -140,6 +168,7 @@ class Step:
         geometry, groups = self.geometry, self._world.live.groups
         slots = slots_of(geometry.num_micro_batches, world_size=groups.world_size, rank=groups.rank)
         self._world.probe  # noqa: B018 - attached by all ranks at the same place
+        self._world.waits  # noqa: B018
         for index, slot in enumerate(slots):
             if index % self._beat_every == 0:
                 agreement = self._world.control.beat(self._flags(len(slots) - index))
@@ -154,6 +183,7 @@ class Step:
             yield on_device(batch, self._world.device)
             if self.slots_done != index + 1:
                 raise TrainingFailed("each micro-batch needs exactly one call of step.backward")
+        self._world.loader.done()
 
     def backward(self, loss: Loss) -> None:
         """Add the gradient of a micro-batch's loss."""
@@ -174,6 +204,7 @@ class Step:
                 self._add(name, 0.0)
         self._world.buffers.end_micro_batch(weight=1.0 if self._real else 0.0)
         self.slots_done += 1
+        self.last_sign = time.perf_counter()
 
     def finish(self) -> None:
         """Reduce, clip, update. Does nothing after `abandoned` or `broken`."""
@@ -187,15 +218,24 @@ class Step:
         world_size = live.groups.world_size
         vector = self._reduced_vector()
         values = vector.tolist()
-        weighted_squares, shares, batch, seconds, counted, loss, weight = values[:7]
+        reduced_at = self.last_sign = time.perf_counter()
+        weighted_squares, shares, batch, seconds, tails, counted, loss, weight = values[:8]
         names = [name for name in sorted(self._sums) if "/" in name]
-        metrics, presence = values[7 : 7 + len(names)], values[7 + len(names) :]
+        metrics, presence = values[8 : 8 + len(names)], values[8 + len(names) : -world_size]
         # FSDP averages over ranks: what is in .grad is the sum of all totals, divided by W.
         scale = world_size / weight if weight else math.nan
         square_norm = shares * scale**2
+        mean_loss = loss / weight if weight else math.nan
         finite = all(map(math.isfinite, (weighted_squares, square_norm, loss, scale)))
+        # From reduced values alone: all ranks decide alike.
+        why_not = skipped(
+            mean_loss,
+            finite=finite,
+            before=self._losses,
+            deviations=self._training.spike_deviations,
+        )
         agreement = self._world.control.collect()
-        if finite:
+        if why_not is None:
             self._update(scale * self._clip_factor(square_norm))
             self._world.buffers.end_step(
                 presence, num_micro_batches=self.geometry.num_micro_batches
@@ -203,9 +243,10 @@ class Step:
         else:
             self._world.buffers.discard()
         live.optimizer.zero_grad(set_to_none=True)
-        self.seconds = time.perf_counter() - self._start
+        now = time.perf_counter()
+        self.seconds, self.tail_seconds = now - self._start, now - reduced_at
         self.result = StepResult(
-            loss=loss / weight if weight else math.nan,
+            loss=mean_loss,
             metrics={
                 name.removeprefix("metric/"): value / weight if weight else math.nan
                 for name, value in zip(names, metrics, strict=True)
@@ -216,7 +257,10 @@ class Step:
             weight=weight,
             batch=round(batch),
             finite=finite,
+            skipped=why_not,
             micro_batch_seconds=seconds / world_size,
+            worker_seconds=seconds * self.slots + tails,
+            waits=tuple(values[-world_size:]),
             agreement=agreement,
         )
 
@@ -264,7 +308,8 @@ class Step:
     def _reduced_vector(self) -> torch.Tensor:
         """What all ranks must know, summed over them.
 
-        [R, shares of |sum / W|^2, batch, seconds, counted, loss, weight, metrics..., buffers...]
+        [R, shares of |sum / W|^2, batch, seconds of a slot, seconds after the reduction before,
+        counted, loss, weight, metrics..., buffers..., waits by rank]
         """
         live, device = self._world.live, self._world.device
         share = local_square_norm(
@@ -273,7 +318,10 @@ class Step:
         )
         head = [self._world.probe.take().double(), torch.as_tensor(share).double()]
         seconds = (time.perf_counter() - self._start) / self.slots
-        facts = [float(self._next_batch if live.groups.rank == 0 else 0), seconds]
+        batch = float(self._next_batch if live.groups.rank == 0 else 0)
+        facts = [batch, seconds, self._tail_seconds]
+        waits = [0.0] * live.groups.world_size
+        waits[live.groups.rank] = self._world.waits.take()
         sums = [self._sums[name] for name in ("counted", "loss", "weight")]
         sums += [self._sums[name] for name in sorted(self._sums) if "/" in name]
         vector = torch.cat(
@@ -282,9 +330,11 @@ class Step:
                 torch.tensor(facts, dtype=torch.float64, device=device),
                 torch.stack([value.to(device) for value in sums]),
                 torch.tensor(self._world.buffers.presence(), dtype=torch.float64, device=device),
+                torch.tensor(waits, dtype=torch.float64, device=device),
             ]
         )
-        dist.all_reduce(vector)
+        with self._world.waits.counted():
+            dist.all_reduce(vector)
         return vector
 
     def _clip_factor(self, square_norm: float) -> float:
@@ -297,6 +347,7 @@ class Step:
         torch._foreach_mul_(gradients, factor)
         for group in live.optimizer.param_groups:
             group["lr"] = self.learning_rate * group.get("lr_scale", 1.0)
+        self._world.before_update()
         self.changing = True
         live.optimizer.step()
         decay = self._training.average_decay

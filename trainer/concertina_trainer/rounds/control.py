@@ -10,6 +10,10 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+NONE = -1
+"""No snapshot of this round is held yet."""
+FAILED = -2
+"""A snapshot of this round cannot be completed."""
 BEAT_SECONDS = 0.25
 """Time between two beats of a long step: how late an abandoned step is noticed."""
 
@@ -24,6 +28,9 @@ class Flags:
     checkpoint: bool = False
     abandon: bool = False
     """The step cannot be finished before a pod must end."""
+    snapshot: bool = False
+    held: int = NONE
+    """Step of the newest snapshot of this round of which this worker holds both shards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +42,9 @@ class Agreement:
     stop: bool
     checkpoint: bool
     abandon: bool
+    snapshot: bool
+    held: int
+    """Step of the newest snapshot of this round of which every worker holds both shards."""
 
 
 class Control:
@@ -43,12 +53,15 @@ class Control:
     def __init__(self, group: dist.ProcessGroup) -> None:
         self._group = group
         self._pending: tuple[torch.Tensor, dist.Work] | None = None
-        self._latest = Agreement(round=None, stop=False, checkpoint=False, abandon=False)
+        self._latest = Agreement(
+            round=None, stop=False, checkpoint=False, abandon=False, snapshot=False, held=NONE
+        )
 
     def beat(self, flags: Flags) -> Agreement:
         """Collect the beat under way and start the next; all ranks call it at the same places."""
         latest = self.collect()
-        numbers = [flags.round, -flags.round, flags.stop, flags.checkpoint, flags.abandon]
+        raised = [flags.stop, flags.checkpoint, flags.abandon, flags.snapshot]
+        numbers = [flags.round, -flags.round, -flags.held, *raised]
         vector = torch.tensor(numbers, dtype=torch.int64)
         work = dist.all_reduce(vector, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
         assert work is not None
@@ -61,11 +74,13 @@ class Control:
             vector, work = self._pending
             work.wait()
             self._pending = None
-            newest, oldest, stop, checkpoint, abandon = vector.tolist()
+            newest, oldest, held, stop, checkpoint, abandon, snapshot = vector.tolist()
             self._latest = Agreement(
                 round=newest if newest == -oldest else None,
                 stop=bool(stop),
                 checkpoint=bool(checkpoint),
                 abandon=bool(abandon),
+                snapshot=bool(snapshot),
+                held=-held,
             )
         return self._latest

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 
 POINTS = ("greet", "open", "exchange", "build", "done", "commit", "begin")
+SNAPSHOT_POINTS = ("snapshot", "copied", "sent", "complete")
+"""Those of a snapshot; "copied" and "sent" are reached by its thread."""
 
 
 def ignore(point: str) -> None:

@@ -5,7 +5,7 @@ worker waits for the next round. After the commit the old state is dropped and l
 The loop calls `enter`; what state is and how objects are built from it is the keeper's business.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
@@ -16,7 +16,16 @@ from torch._C._distributed_c10d import PrefixStore
 
 from concertina_api.errors import RoundFailed, TrainingFailed
 from concertina_api.v1alpha1 import Membership, workers_of
-from concertina_trainer.rounds.agreement import Greeting, Source, disagreement, source_of
+from concertina_trainer.rounds.agreement import (
+    Greeting,
+    Losses,
+    Source,
+    State,
+    disagreement,
+    kept_of,
+    losses_of,
+    source_of,
+)
 from concertina_trainer.rounds.desk import Desk, connect, tell_soon
 from concertina_trainer.rounds.phases import Phases
 from concertina_trainer.rounds.transport import Groups, Transport, is_broken
@@ -35,8 +44,8 @@ class Keeper(Protocol):
     def greeting(self) -> Greeting:
         """What this worker holds."""
 
-    def holding(self, source: Source) -> Holding | None:
-        """This worker's part of a state, on the device that sends it."""
+    def holdings(self, source: Source) -> Mapping[int, Holding]:
+        """The parts of a state that are in this worker's memory, by old rank."""
 
     def expect(self, samples: int, *, batch: int, rank: int, world_size: int) -> None:
         """Training will go on from here with this batch: a chance to load data ahead."""
@@ -54,8 +63,8 @@ class Keeper(Protocol):
         Takes the tensors out of `holding` as it goes, so that no row is in memory twice for long.
         """
 
-    def commit(self) -> None:
-        """The new objects are the state; drop the old."""
+    def commit(self, kept: State | None) -> None:
+        """The new objects are the state; drop the old, and all snapshots but the one of `kept`."""
 
     def roll_back(self) -> None:
         """The round is given up; drop the new objects."""
@@ -70,6 +79,15 @@ class Entered:
     """None for a leaver: it holds nothing any more."""
     source: Source | None
     """None when the state came from a checkpoint or from the seed."""
+    losses: Losses
+
+    def is_earlier(self, step: int) -> bool:
+        """Whether the run goes on from `step` as from an earlier moment.
+
+        Also when no step is lost that anybody knows of: who is lost may have told of a later one.
+        """
+        lost = self.losses.workers > 0 or self.losses.step > step
+        return self.source is None or lost
 
 
 def enter(
@@ -112,6 +130,7 @@ class _Entry:
         self.superseded = superseded
         self.phases = phases
         self.expecting = False
+        self.kept: State | None = None
         self.members = membership.workers()
         self.participants = (*self.members, *workers_of(membership.leaving))
         leader = membership.members[0]
@@ -122,7 +141,8 @@ class _Entry:
 
     def run(self) -> Entered:
         greetings = self.desk.greet(self.keeper.greeting(), superseded=self._waits_in_vain)
-        source = source_of(greetings)
+        source, losses = source_of(greetings), losses_of(greetings)
+        self.kept = kept_of(greetings[: len(self.members)])
         if source is not None and (problem := disagreement(source, greetings)):
             raise TrainingFailed(problem)
         self.transport.close()  # everyone has greeted, so nobody waits in the old round any more
@@ -132,7 +152,7 @@ class _Entry:
             self.participants = self.members
             if self.rank is None:
                 self._commit()
-                return Entered(membership=self.membership, groups=None, source=None)
+                return Entered(membership=self.membership, groups=None, source=None, losses=losses)
         groups = self._open("exchange", self.desk.index, len(self.participants))
         self.phases.mark("open")
         part = self._from_origin(groups) if source is None else self._from_memory(source)
@@ -144,7 +164,7 @@ class _Entry:
         del part
         self.phases.mark("build")
         self._commit()
-        return Entered(membership=self.membership, groups=final, source=source)
+        return Entered(membership=self.membership, groups=final, source=source, losses=losses)
 
     def _waits_in_vain(self) -> bool:
         """While others finish their step, a joiner may learn where training will go on."""
@@ -165,7 +185,12 @@ class _Entry:
         return self.transport.open(store, rank=rank, world_size=world_size)
 
     def _from_memory(self, source: Source) -> Holding | None:
-        mine = self.keeper.holding(source) if self.desk.index in source.holders else None
+        held = self.keeper.holdings(source)
+        mine = {
+            rank: held[rank]
+            for rank, holder in enumerate(source.holders)
+            if holder == self.desk.index
+        }
         newcomers = [n for n in range(len(self.members)) if n not in source.holders]
         header = self._header(mine, source.holders[0], newcomers)
         return self._exchange(mine, source.holders, newcomers, header, step=source.step)
@@ -177,23 +202,24 @@ class _Entry:
         if found is not None and (found.world_size, found.rank) == (world_size, self.rank):
             return found
         newcomers = range(1, world_size)
-        return self._exchange(found, (0,), newcomers, self._header(found, 0, newcomers), step=0)
+        mine = {} if found is None else {0: found}
+        return self._exchange(mine, (0,), newcomers, self._header(mine, 0, newcomers), step=0)
 
     def _header(
-        self, mine: Holding | None, teller: int, newcomers: Sequence[int]
+        self, mine: Mapping[int, Holding], teller: int, newcomers: Sequence[int]
     ) -> dict[str, Any]:
         """What the state consists of; told by one holder to those who have nothing."""
-        if mine is None:
+        if not mine:
             told: dict[str, Any] = self.desk.ask("header", superseded=self.superseded)
             return told
-        header = encode_header(mine)
+        header = encode_header(next(iter(mine.values())))
         if newcomers and self.desk.index == teller:
             self.desk.tell("header", header)
         return header
 
     def _exchange(
         self,
-        mine: Holding | None,
+        mine: Mapping[int, Holding],
         holders: tuple[int, ...],
         newcomers: Sequence[int],
         header: dict[str, Any],
@@ -241,7 +267,7 @@ class _Entry:
         if not self.desk.finish(new_ranks=ranks, superseded=self.superseded):
             self.keeper.roll_back()
             raise RoundFailed(f"round {self.membership.round} was given up before its commit")
-        self.keeper.commit()
+        self.keeper.commit(self.kept)
         self.phases.mark("commit")
 
 

@@ -1,8 +1,9 @@
 """Process groups of a round: open, close with all alive, break off when a peer is dead.
 
-One transport for gloo, one for NCCL, three functions each. A round has two groups: the tensor
+One transport for gloo, one for NCCL, a few functions each. A round has three groups: the tensor
 plane (torch's default group, of the transport's backend) carries gradients and rows; the control
-plane is always gloo on the CPU, so that agreement survives an abort of the other.
+plane is always gloo on the CPU, so that agreement survives an abort of the other; and snapshots
+travel over gloo in a group of their own, because a thread uses it while the others are in use.
 """
 
 import contextlib
@@ -35,6 +36,8 @@ class Groups:
     world_size: int
     control: dist.ProcessGroup
     mesh: DeviceMesh
+    snapshot: dist.ProcessGroup | None = None
+    """For the thread that sends snapshots; None in a world of one."""
 
 
 class Transport(Protocol):
@@ -43,13 +46,16 @@ class Transport(Protocol):
     device: torch.device
 
     def open(self, store: Store, *, rank: int, world_size: int) -> Groups:
-        """Open both groups; blocks until all ranks have come. `store` must be fresh."""
+        """Open all groups; blocks until all ranks have come. `store` must be fresh."""
 
     def close(self) -> None:
         """End the groups while every member is alive."""
 
     def break_off(self) -> None:
         """End whatever this process waits for now; callable from another thread."""
+
+    def break_off_snapshots(self) -> None:
+        """End whatever the snapshots' group waits for; the others go on."""
 
     def recorded(self) -> contextlib.AbstractContextManager[None]:
         """Connections that are made inside end with `break_off`, also while they are made."""
@@ -73,6 +79,7 @@ class GlooTransport:
         self._lock = threading.Lock()
         self._before: frozenset[sockets.Connection] | None = None
         self._opened: frozenset[sockets.Connection] = frozenset()
+        self._for_snapshots: frozenset[sockets.Connection] = frozenset()
 
     def open(self, store: Store, *, rank: int, world_size: int) -> Groups:
         """See Transport."""
@@ -91,9 +98,10 @@ class GlooTransport:
                 raise
             control = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
             mesh = init_device_mesh(self.device.type, (world_size,))
+            snapshot = self._open_snapshots() if world_size > 1 else None
         dist.set_timeout(COLLECTIVE_TIMEOUT)
         assert isinstance(control, dist.ProcessGroup)
-        return Groups(rank, world_size, control, mesh)
+        return Groups(rank, world_size, control, mesh, snapshot)
 
     def close(self) -> None:
         """See Transport. Idle groups end at once; callers agree beforehand that all is done."""
@@ -108,6 +116,17 @@ class GlooTransport:
             if self._before is not None:
                 opened |= sockets.connections() - self._before
         sockets.shut_down(opened)
+
+    def break_off_snapshots(self) -> None:
+        """See Transport."""
+        sockets.shut_down(self._for_snapshots)
+
+    def _open_snapshots(self) -> dist.ProcessGroup:
+        before = sockets.connections()
+        group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+        self._for_snapshots = sockets.connections() - before
+        assert isinstance(group, dist.ProcessGroup)
+        return group
 
     def _device_id(self) -> torch.device | None:
         return None
@@ -129,6 +148,7 @@ class GlooTransport:
         gc.collect()
         with self._lock:
             self._opened &= sockets.connections()
+        self._for_snapshots = frozenset()
 
 
 class NcclTransport(GlooTransport):

@@ -23,7 +23,7 @@ class Route:
     """Who sends and who receives, in ranks of the exchange's group."""
 
     holders: Sequence[int]
-    """Group rank that holds each part of the old world."""
+    """Group rank that sends each part of the old world; one may send several."""
     receivers: Sequence[int]
     """Group rank of each rank of the new world."""
     without_state: Sequence[int]
@@ -32,7 +32,7 @@ class Route:
 
 def exchange(
     entries: Mapping[str, Entry],
-    mine: Holding | None,
+    mine: Mapping[int, Holding],
     *,
     route: Route,
     group_rank: int,
@@ -40,6 +40,7 @@ def exchange(
 ) -> dict[str, torch.Tensor]:
     """This rank's part of every tensor in the new world; empty for one who only sends.
 
+    `mine` holds the parts of the old world that this rank sends, by old rank.
     Extra memory: the result, and on a GPU at most STAGING_BYTES (or one tensor) of rows to send.
     """
     result: dict[str, torch.Tensor] = {}
@@ -74,7 +75,7 @@ def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 
 def _move_rows(
     entry: Entry,
-    mine: Holding | None,
+    mine: Mapping[int, Holding],
     route: Route,
     group_rank: int,
     device: torch.device,
@@ -90,9 +91,10 @@ def _move_rows(
     for overlap in overlaps(num_rows, old_world_size=old_size, new_world_size=new_size):
         sender, receiver = route.holders[overlap.source], route.receivers[overlap.target]
         rows = None
-        if sender == group_rank and mine is not None:
+        if sender == group_rank:
             base, _ = row_range(num_rows, world_size=old_size, rank=overlap.source)
-            rows = mine.tensors[entry.name][overlap.start - base : overlap.stop - base]
+            part = mine[overlap.source].tensors[entry.name]
+            rows = part[overlap.start - base : overlap.stop - base]
         if receiver == group_rank and target is not None:
             place = target[overlap.start - first : overlap.stop - first]
             if rows is not None:
@@ -106,17 +108,18 @@ def _move_rows(
 
 def _copy_whole(
     entry: Entry,
-    mine: Holding | None,
+    mine: Mapping[int, Holding],
     route: Route,
     group_rank: int,
     device: torch.device,
     messages: list[dist.P2POp],
 ) -> torch.Tensor | None:
     num_elements = torch.Size(entry.shape).numel()
+    own = next((part.tensors[entry.name] for part in mine.values()), None)
     for number, receiver in enumerate(route.without_state if num_elements else ()):
         sender = route.holders[number % len(route.holders)]
-        if sender == group_rank and mine is not None:
-            whole = mine.tensors[entry.name].to(device).contiguous()
+        if sender == group_rank and own is not None:
+            whole = own.to(device).contiguous()
             messages.append(dist.P2POp(dist.isend, whole, receiver))
         elif receiver == group_rank:
             whole = torch.empty(entry.shape, dtype=entry.dtype, device=device)
@@ -124,6 +127,6 @@ def _copy_whole(
             return whole
     if group_rank not in route.receivers:
         return None
-    if mine is None:
+    if own is None:
         return torch.empty(entry.shape, dtype=entry.dtype, device=device)
-    return mine.tensors[entry.name].to(device, copy=True)
+    return own.to(device, copy=True)

@@ -1,0 +1,66 @@
+import pytest
+
+from concertina_trainer.snapshot.interval import FIRST_STEPS, MAX_GROWTH, Interval
+
+
+def after(interval, *, rounds, waited, step_seconds, busy_seconds, slots=4):
+    """The interval after several snapshots, each under way in one step, with quiet ones between."""
+    for _ in range(rounds):
+        for _ in range(3):
+            interval = interval.after_quiet(step_seconds, slots=slots)
+        interval = interval.after_snapshot(waited, seconds=busy_seconds, slots=slots)
+    return interval
+
+
+@pytest.mark.parametrize(
+    ("waited", "busy_seconds", "max_cost", "want"),
+    [
+        pytest.param(0.02, 0.5, 0.01, 4, id="only the wait: 0.02 / (0.01 x 0.5)"),
+        pytest.param(0.02, 0.58, 0.01, 20, id="and a step that lasts longer"),
+        pytest.param(0.02, 0.3, 0.01, 4, id="a step that was faster by chance earns nothing"),
+        pytest.param(0.02, 0.58, 0.1, 2, id="a larger share"),
+        pytest.param(0.0, 0.5, 0.01, 1, id="nothing to pay for: after every step"),
+    ],
+)
+def test_settles_where_the_cost_is_the_share_that_is_allowed(waited, busy_seconds, max_cost, want):
+    interval = after(
+        Interval(max_cost=max_cost),
+        rounds=40, waited=waited, step_seconds=0.5, busy_seconds=busy_seconds,
+    )  # fmt: skip
+
+    assert interval.every_steps == want
+    assert interval.cost <= max_cost * (1 + 1e-9)
+
+
+def test_follows_when_steps_become_longer():
+    short = after(
+        Interval(max_cost=0.01), rounds=30, waited=0.088, step_seconds=0.5, busy_seconds=0.5
+    )
+    long = after(short, rounds=30, waited=0.088, step_seconds=2.0, busy_seconds=2.0, slots=16)
+
+    assert (short.every_steps, long.every_steps) == (18, 5)
+
+
+def test_one_slow_snapshot_moves_it_by_a_factor_at_most():
+    calm = after(
+        Interval(max_cost=0.01), rounds=30, waited=0.02, step_seconds=0.5, busy_seconds=0.5
+    )
+    startled = calm.after_snapshot(60.0, seconds=0.5, slots=4)
+
+    assert startled.every_steps == MAX_GROWTH * calm.every_steps
+
+
+def test_nothing_is_decided_before_a_quiet_step():
+    interval = Interval(max_cost=0.01).after_snapshot(0.5, seconds=3.0, slots=4)
+
+    assert interval.every_steps == FIRST_STEPS
+    assert interval.cost == 0.0
+
+
+def test_an_interval_of_the_manifest_stays_and_its_cost_is_told():
+    interval = after(
+        Interval(max_cost=0.01, fixed=1), rounds=5, waited=0.1, step_seconds=0.5, busy_seconds=0.5
+    )
+
+    assert interval.every_steps == 1
+    assert interval.cost == pytest.approx(0.2)

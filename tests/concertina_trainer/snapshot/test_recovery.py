@@ -1,0 +1,165 @@
+"""Losses that are made good from neighbours' memory, with real workers that are killed."""
+
+import pytest
+
+from concertina_api.v1alpha1 import Intent
+from concertina_trainer.rounds.phases import POINTS, SNAPSHOT_POINTS
+from tests.fleet import Fleet
+from tests.tasks import job_document
+
+
+def long_job(samples=100_000, **changes):
+    # No checkpoint is saved: whoever goes on at a step above 0 has its state from memory.
+    return job_document(**{"samples": samples, "snapshots": {"everySteps": 2}, **changes})
+
+
+def lose(fleet, lost, survivors, **changes):
+    """Kill some workers and publish the round without them; the acknowledged resize."""
+    for name in lost:
+        fleet.kill(name)
+    newest = fleet.publish(survivors, lost=lost, **changes)
+    fleet.wait_round(newest.round, survivors)
+    return fleet.pods[survivors[0]].status.acknowledged
+
+
+def wait_snapshot(fleet, leader, *, after=0):
+    """Wait until all workers hold a snapshot that is newer than a step."""
+
+    def complete():
+        status = fleet.pods[leader].status
+        return status.snapshot is not None and status.snapshot.step > after
+
+    fleet.wait(complete, f"a snapshot after step {after}")
+
+
+def stop(fleet, members):
+    fleet.publish([], leaving=members, intent=Intent.STOP)
+    fleet.wait_end(*members)
+    position = 0
+    for first, batch in fleet.samples_of_steps():
+        assert first == position
+        position = first + batch
+
+
+@pytest.mark.parametrize(
+    "victim", [pytest.param("a", id="rank 0"), pytest.param("c", id="another rank")]
+)
+def test_a_lost_worker_costs_few_steps_and_no_process(tmp_path, victim):
+    with Fleet(tmp_path, long_job()) as fleet:
+        fleet.start("a", "b", "c", "d")
+        fleet.publish(["a", "b", "c", "d"])
+        wait_snapshot(fleet, "a", after=4)
+        survivors = [name for name in "abcd" if name != victim]
+        pids = {name: fleet.pods[name].status.pid for name in survivors}
+        resize = lose(fleet, [victim], survivors)
+
+        assert resize.source == "snapshot"
+        assert resize.lost == 1
+        assert resize.world_size_before == 4
+        assert resize.step > 0
+        assert resize.steps_lost <= 8
+        assert resize.detection_seconds is not None
+        assert {name: fleet.pods[name].status.pid for name in survivors} == pids
+        stop(fleet, survivors)
+
+
+def test_several_that_are_no_neighbours_are_made_good_at_once(tmp_path):
+    with Fleet(tmp_path, long_job()) as fleet:
+        fleet.start("a", "b", "c", "d")
+        fleet.publish(["a", "b", "c", "d"])
+        wait_snapshot(fleet, "a", after=2)
+        resize = lose(fleet, ["a", "c"], ["b", "d"])
+
+        assert (resize.source, resize.lost) == ("snapshot", 2)
+        stop(fleet, ["b", "d"])
+
+
+def test_two_neighbours_are_more_than_the_ring_covers(tmp_path):
+    job = long_job(checkpoint={"path": "checkpoints", "everySeconds": 0})
+    with Fleet(tmp_path, job) as fleet:
+        fleet.start("a", "b", "c", "d")
+        fleet.publish(["a", "b", "c", "d"])
+        fleet.wait(lambda: (tmp_path / "checkpoints" / "latest").exists(), "a checkpoint")
+        wait_snapshot(fleet, "a", after=2)
+        resize = lose(fleet, ["b", "c"], ["a", "d"])
+
+        assert (resize.source, resize.lost) == ("checkpoint", 2)
+        stop(fleet, ["a", "d"])
+
+
+def test_one_loss_after_another_down_to_the_last_worker(tmp_path):
+    with Fleet(tmp_path, long_job()) as fleet:
+        fleet.start("a", "b", "c")
+        fleet.publish(["a", "b", "c"])
+        wait_snapshot(fleet, "a", after=2)
+        first = lose(fleet, ["a"], ["b", "c"])
+        wait_snapshot(fleet, "b", after=first.step + 1)
+        second = lose(fleet, ["c"], ["b"])
+
+        assert (first.source, second.source) == ("snapshot", "snapshot")
+        assert second.step > first.step > 0
+        status = fleet.pods["b"].status
+        assert status.recoveries == {"snapshot": 2}
+        assert status.steps_lost == first.steps_lost + second.steps_lost
+        fleet.wait(lambda: fleet.pods["b"].status.snapshot.off != "", "none are taken alone")
+        stop(fleet, ["b"])
+
+
+@pytest.mark.parametrize("point", SNAPSHOT_POINTS)
+def test_a_worker_killed_at_any_point_of_a_snapshot_costs_no_checkpoint(tmp_path, point):
+    with Fleet(tmp_path, long_job()) as fleet:
+        fleet.start("a", "b")
+        # Its third one: two were complete before, or one while the second was on its way.
+        fleet.start("c", kill_at=(3, point))
+        fleet.publish(["a", "b", "c"])
+        fleet.pods["c"].process.join(60)
+        assert fleet.pods["c"].process.exitcode == -9
+        newest = fleet.publish(["a", "b"], lost=["c"])
+        fleet.wait_round(newest.round, ["a", "b"])
+        resize = fleet.pods["a"].status.acknowledged
+
+        assert resize.source == "snapshot"
+        assert resize.step > 0
+        stop(fleet, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(point, marks=[] if point in ("exchange", "commit") else pytest.mark.matrix)
+        for point in POINTS
+    ],
+)
+def test_a_holder_killed_at_any_point_of_a_resize_costs_no_checkpoint(tmp_path, point):
+    with Fleet(tmp_path, long_job()) as fleet:
+        fleet.start("a", "b", "joiner")
+        fleet.start("doomed", kill_at=(2, point))
+        fleet.publish(["a", "doomed", "b"])
+        wait_snapshot(fleet, "a", after=2)
+        fleet.publish(["a", "doomed", "b", "joiner"])
+        fleet.pods["doomed"].process.join(60)
+        assert fleet.pods["doomed"].process.exitcode == -9
+        newest = fleet.publish(["a", "b", "joiner"], lost=["doomed"])
+        fleet.wait_round(newest.round, ["a", "b", "joiner"])
+        resize = fleet.pods["a"].status.acknowledged
+
+        assert resize.source == "snapshot"
+        assert resize.step > 0
+        stop(fleet, ["a", "b", "joiner"])
+
+
+def test_a_second_loss_during_a_recovery_costs_no_checkpoint(tmp_path):
+    with Fleet(tmp_path, long_job()) as fleet:
+        fleet.start("a", "b", "d")
+        fleet.start("c", kill_at=(2, "exchange"))
+        fleet.publish(["a", "b", "c", "d"])
+        wait_snapshot(fleet, "a", after=2)
+        fleet.kill("a")
+        fleet.publish(["b", "c", "d"], lost=["a"])
+        fleet.pods["c"].process.join(60)
+        newest = fleet.publish(["b", "d"], lost=["a", "c"])
+        fleet.wait_round(newest.round, ["b", "d"])
+        resize = fleet.pods["b"].status.acknowledged
+
+        assert (resize.source, resize.lost) == ("snapshot", 2)
+        stop(fleet, ["b", "d"])

@@ -1,0 +1,82 @@
+"""How many steps lie between two snapshots: as few as a given share of the step time pays for.
+
+Pure: no I/O, no clock. Every worker keeps it, so that whoever leads next goes on with its own
+measurements; only the leader's counts.
+"""
+
+from dataclasses import dataclass, replace
+from math import ceil
+
+WEIGHT = 0.3
+"""Of the newest measurement in the running means."""
+FIRST_STEPS = 10
+"""Steps between the first two snapshots, before there is a measurement."""
+MAX_STEPS = 10**6
+MAX_GROWTH = 4
+"""One snapshot that was slow by chance moves the interval by this factor at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """What snapshots cost, and the interval that follows. Seconds are those of one worker."""
+
+    max_cost: float
+    """Largest share of the step time."""
+    fixed: int | None = None
+    """The interval of the manifest, which the cost does not change."""
+    steps: int = FIRST_STEPS
+    quiet_slot_seconds: float | None = None
+    """Mean time of a micro-batch in steps without a snapshot under way."""
+    slots: float = 1.0
+    """Mean number of micro-batches in a step."""
+    snapshot_seconds: float | None = None
+    """Mean of what a snapshot takes from the steps: waiting, and how much longer they last."""
+
+    @property
+    def every_steps(self) -> int:
+        """Steps between two snapshots."""
+        return self.steps if self.fixed is None else self.fixed
+
+    @property
+    def cost(self) -> float:
+        """Share of the step time that snapshots take at this interval; 0 before it is measured."""
+        if self.snapshot_seconds is None or not self.quiet_slot_seconds:
+            return 0.0
+        return self.snapshot_seconds / (self.every_steps * self._step_seconds)
+
+    def after_quiet(self, seconds: float, *, slots: int) -> "Interval":
+        """A step of so many micro-batches ran without a snapshot under way."""
+        return replace(
+            self,
+            quiet_slot_seconds=_mean(self.quiet_slot_seconds, seconds / slots),
+            slots=_mean(self.slots, slots) if self.quiet_slot_seconds else float(slots),
+        )
+
+    def after_snapshot(self, waited: float, *, seconds: float, slots: int) -> "Interval":
+        """A snapshot is complete: the loop `waited` for it, and steps took `seconds` meanwhile.
+
+        `slots` are the micro-batches of those steps. Without a quiet step to compare with,
+        nothing is known of how much longer they took.
+        """
+        longer = 0.0
+        if self.quiet_slot_seconds is not None:
+            longer = max(0.0, seconds - slots * self.quiet_slot_seconds)
+        seconds_each = _mean(self.snapshot_seconds, waited + longer)
+        measured = replace(self, snapshot_seconds=seconds_each)
+        return replace(measured, steps=measured._wanted_steps())
+
+    @property
+    def _step_seconds(self) -> float:
+        return (self.quiet_slot_seconds or 0.0) * self.slots
+
+    def _wanted_steps(self) -> int:
+        """ceil(cost / (max cost x step time)), not far from the present interval."""
+        if self.snapshot_seconds is None or not self.quiet_slot_seconds:
+            return self.steps
+        wanted = ceil(self.snapshot_seconds / (self.max_cost * self._step_seconds))
+        lowest, highest = self.steps // MAX_GROWTH, self.steps * MAX_GROWTH
+        return max(1, min(max(wanted, lowest), highest, MAX_STEPS))
+
+
+def _mean(mean: float | None, newest: float) -> float:
+    return newest if mean is None else mean + WEIGHT * (newest - mean)

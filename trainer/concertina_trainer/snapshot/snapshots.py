@@ -1,0 +1,232 @@
+"""The snapshots of one worker: when one is taken, when it counts, and what is in memory.
+
+The loop tells it of rounds and steps; the keeper offers what is in memory to a new round. Two
+phases: a snapshot counts once the control plane has agreed that every rank holds both shards;
+only then the older set is filled again.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+
+from concertina_api.v1alpha1 import SnapshotFacts, SnapshotMode
+from concertina_api.v1alpha1 import Snapshots as Policy
+from concertina_trainer.rounds.agreement import State
+from concertina_trainer.rounds.control import FAILED, NONE
+from concertina_trainer.rounds.phases import ignore
+from concertina_trainer.rounds.transport import Groups
+from concertina_trainer.sharding.state import Holding
+from concertina_trainer.snapshot.interval import Interval
+from concertina_trainer.snapshot.memory import NUM_SETS, host_memory, shortage
+from concertina_trainer.snapshot.ring import Neighbours, neighbours
+from concertina_trainer.snapshot.sets import SnapshotSet, shard_bytes
+from concertina_trainer.snapshot.transfer import Transfer
+
+log = logging.getLogger(__name__)
+
+
+class Snapshots:
+    """The snapshots that one worker keeps, of itself and of its neighbour."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        workers_per_pod: int,
+    ) -> None:
+        self._policy = policy
+        self._workers_per_pod = workers_per_pod
+        self._reached: Callable[[str], None] = ignore
+        self._interval = Interval(max_cost=policy.max_cost, fixed=policy.every_steps)
+        self._sets = [SnapshotSet() for _ in range(NUM_SETS)]
+        self._newest: SnapshotSet | None = None
+        """The newest that counts; never overwritten before the next one does."""
+        self._group: dist.ProcessGroup | None = None
+        self._ring: Neighbours | None = None
+        self._round = 0
+        self._transfer: Transfer | None = None
+        self._begun = 0.0
+        self._begun_step = 0
+        self._waited = 0.0
+        self._busy = (0.0, 0)
+        self._seconds = 0.0
+        self._break_off: Callable[[], None] = lambda: None
+        self.off = "no round has begun"
+        """Why no snapshots are taken; empty when they are."""
+        self.taken = 0
+        """Snapshots that became complete."""
+        self.failures = 0
+        """Those that did not, though no resize broke them off."""
+        self.newest_at: float | None = None
+        """When the newest was taken, in seconds of time.monotonic()."""
+
+    @property
+    def facts(self) -> SnapshotFacts:
+        """What the leader reports."""
+        state = self._newest.state if self._newest is not None else None
+        return SnapshotFacts(
+            step=state.step if state is not None else 0,
+            every_steps=0 if self.off else self._interval.every_steps,
+            seconds=round(self._seconds, 5),
+            cost=round(self._interval.cost, 6),
+            num_bytes=sum(each.num_bytes for each in self._sets),
+            off=self.off[:512],
+        )
+
+    @property
+    def held(self) -> int:
+        """The newest step of which this worker holds both shards, in this round; see control.py."""
+        if self._transfer is not None and self._transfer.ended:
+            if self._transfer.error is not None:
+                return FAILED
+            return self._begun_step
+        state = self._newest.state if self._newest is not None else None
+        return state.step if state is not None and state.round == self._round else NONE
+
+    def enter(
+        self,
+        groups: Groups,
+        holding: Holding,
+        *,
+        break_off: Callable[[], None],
+        reached: Callable[[str], None],
+    ) -> None:
+        """A round has begun: agree whether snapshots fit, and take the first.
+
+        Collective over `groups`. `break_off` ends the connections of the snapshots' group;
+        `reached` is called at each point of a snapshot (see rounds/phases.py).
+        """
+        self._reached = reached
+        self._round, self._group, self._break_off = holding.round, groups.snapshot, break_off
+        self._ring = neighbours(
+            groups.rank, world_size=groups.world_size, workers_per_pod=self._workers_per_pod
+        )
+        self.off = self._why_not(groups, holding)
+        if not self.off:
+            self.take(holding)
+        elif groups.rank == 0:
+            log.info("no snapshots: %s", self.off)
+
+    def leave(self) -> None:
+        """The round ends, for whatever reason: break a transfer off and wait for its thread."""
+        if self._transfer is not None:
+            self._transfer.cancel()
+            self._break_off()
+            self._transfer.join()
+            self._transfer = None
+        self._group = None
+        self.off = self.off or "between two rounds"
+
+    def is_due(self, step: int) -> bool:
+        """Whether a snapshot should be taken after the step that follows `step`."""
+        if self.off or self._transfer is not None:
+            return False
+        return step + 1 - self._begun_step >= self._interval.every_steps
+
+    def take(self, holding: Holding) -> None:
+        """Begin a snapshot of the live state; all ranks call it after the same step."""
+        if self.off or self._transfer is not None:
+            return
+        assert self._group is not None
+        assert self._ring is not None
+        start = time.perf_counter()
+        target = next(each for each in self._sets if each is not self._newest)
+        target.begin(holding, charge=self._ring.charge)
+        assert target.own is not None
+        self._transfer = Transfer(
+            target,
+            {name: holding.tensors[name] for name in target.own.rows},
+            group=self._group,
+            ring=self._ring,
+            reached=self._reached,
+        )
+        self._begun, self._begun_step, self._busy = time.monotonic(), holding.step, (0.0, 0)
+        self._waited = time.perf_counter() - start
+        self._reached("snapshot")
+
+    def before_update(self) -> None:
+        """Wait until parameters may change."""
+        if self._transfer is not None:
+            start = time.perf_counter()
+            self._transfer.wait_copied()
+            self._waited += time.perf_counter() - start
+
+    def after_step(self, held: int, *, seconds: float, slots: int) -> None:
+        """A step is done, in which all agreed that everyone holds the snapshot of step `held`."""
+        if self._transfer is None:
+            self._interval = self._interval.after_quiet(seconds, slots=slots)
+            return
+        busy_seconds, busy_slots = self._busy
+        self._busy = busy_seconds + seconds, busy_slots + slots
+        if held == FAILED:
+            self._fail()
+        elif held >= self._begun_step:
+            self._complete()
+
+    def offers(self) -> Iterator[tuple[Holding, bool]]:
+        """The parts in memory, and whether each is a neighbour's."""
+        for each in self._sets:
+            for shard in each.whole():
+                yield shard.holding, shard is each.kept
+
+    def keep(self, state: State | None) -> None:
+        """A round is committed: only the snapshot of this state stays."""
+        self._newest = None
+        for each in self._sets:
+            if state is not None and each.state == state:
+                self._newest = each
+            else:
+                each.drop()
+
+    def newest_of_round(self) -> Holding | None:
+        """This worker's part of the newest snapshot of the present round that counts."""
+        newest = self._newest
+        if newest is None or newest.own is None or newest.own.holding.round != self._round:
+            return None
+        return newest.own.holding
+
+    def _why_not(self, groups: Groups, holding: Holding) -> str:
+        if self._policy.mode is SnapshotMode.OFF:
+            return "spec.snapshots.mode is Off"
+        if self._ring is None or groups.snapshot is None:
+            return "there is no other pod to keep a copy"
+        problem = shortage(
+            host_memory(),
+            shard_bytes=shard_bytes(holding.entries, world_size=groups.world_size),
+            workers=self._workers_per_pod,
+            taken=sum(each.num_bytes for each in self._sets) * self._workers_per_pod,
+        )
+        fits = torch.tensor(not problem, dtype=torch.int32)
+        dist.all_reduce(fits, op=dist.ReduceOp.MIN, group=groups.control)
+        if not fits:
+            return problem or "they do not fit into the memory of another pod"
+        return ""
+
+    def _complete(self) -> None:
+        assert self._transfer is not None
+        self._transfer.join()
+        self._newest, self._transfer = self._transfer.target, None
+        self.newest_at = self._begun
+        self._seconds = time.monotonic() - self._begun
+        self.taken += 1
+        if not self._newest.grew:  # fresh pages are paid for once
+            seconds, slots = self._busy
+            self._interval = self._interval.after_snapshot(
+                self._waited, seconds=seconds, slots=slots
+            )
+        self._reached("complete")
+
+    def _fail(self) -> None:
+        assert self._transfer is not None
+        self._transfer.cancel()
+        self._break_off()
+        self._transfer.join()
+        why = self._transfer.error
+        self._transfer.target.drop()
+        self._transfer = None
+        self.failures += 1
+        self.off = f"a snapshot failed: {why}" if why else "a snapshot failed at another worker"
+        log.warning("%s; none are taken before the next round", self.off)
