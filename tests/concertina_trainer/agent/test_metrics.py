@@ -188,7 +188,7 @@ def test_the_age_of_a_snapshot_is_that_of_the_scrape_and_in_steps_that_of_the_ne
 )
 def test_without_snapshots_nothing_is_told_of_their_age(snapshot):
     tally = Tally()
-    tally.update([status(step=47, snapshot=snapshot)], restarts=0)
+    tally.update([status(step=47, snapshot=snapshot, snapshot_at=100.0)], restarts=0)
 
     gauges = {metric.name for metric in METRICS if metric.type == "gauge"}
     told = gauges & {name for name, *_ in collected(tally)}
@@ -204,24 +204,32 @@ def test_a_leader_whose_first_snapshot_is_not_complete_counts_its_steps_but_know
     assert "concertina_snapshot_age_seconds" not in {name for name, *_ in collected(tally)}
 
 
-def test_snapshots_and_losses_are_counted_over_all_incarnations():
+def test_losses_are_counted_over_all_incarnations():
     tally = Tally()
-    first = {"snapshots_taken": 5, "snapshot_failures": 1, "steps_lost": 7}
-    tally.update([status("a", recoveries={"snapshot": 1}, **first)], restarts=0)
-    tally.update([status("a", recoveries={"snapshot": 1}, **first)], restarts=0)
+    tally.update([status("a", recoveries={"snapshot": 1}, steps_lost=7)], restarts=0)
+    tally.update([status("a", recoveries={"snapshot": 1}, steps_lost=7)], restarts=0)
     tally.update(
-        [status("b", snapshots_taken=2, steps_lost=3, recoveries={"snapshot": 1, "checkpoint": 1})],
-        restarts=1,
+        [status("b", steps_lost=3, recoveries={"snapshot": 1, "checkpoint": 1})], restarts=1
     )
 
-    assert values(tally)["snapshots_total"] == 7
-    assert values(tally)["snapshot_failures_total"] == 1
     assert values(tally)["steps_lost_total"] == 10
     found = collected(tally)
     assert {
         source: found["concertina_recoveries_total", source]
         for source in ("memory", "snapshot", "checkpoint", "seed")
     } == {"memory": 0, "snapshot": 2, "checkpoint": 1, "seed": 0}
+
+
+def test_snapshots_are_counted_by_who_leads_when_they_are_taken():
+    tally = Tally()
+    for rank, taken, failures in ((0, 0, 0), (0, 5, 1), (3, 5, 1), (0, 90, 4), (0, 92, 5)):
+        told = status(rank=rank, snapshots_taken=taken, snapshot_failures=failures)
+        tally.update([told], restarts=0)
+    tally.update([status("b", snapshots_taken=1)], restarts=1)
+    tally.update([status("b", snapshots_taken=4)], restarts=1)
+
+    assert values(tally)["snapshots_total"] == 5 + 2 + 3
+    assert values(tally)["snapshot_failures_total"] == 1 + 1
 
 
 def test_what_the_newest_loss_cost_is_told_until_the_next_one():

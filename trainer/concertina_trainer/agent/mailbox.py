@@ -98,7 +98,7 @@ class WorkerStatus(Model):
     snapshot_at: Duration | None = None
     """When the state was as in the newest snapshot that all hold, in seconds of time.monotonic()."""
     snapshots_taken: Count = 0
-    """Snapshots that became complete while this process led; counts for the metrics."""
+    """Snapshots that became complete, whoever led; counts for the metrics while this process leads."""
     snapshot_failures: Count = 0
     """Those that did not, though no resize broke them off."""
     recoveries: Annotated[

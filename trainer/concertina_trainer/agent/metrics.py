@@ -28,9 +28,12 @@ __all__ = ["METRICS", "PodCollector", "Reading", "Tally"]
 
 _TOLD_BY_SOME = ("concertina_tokens_total", "concertina_device_energy_joules_total")
 """Counters that are there only once somebody tells them; the others begin with 0."""
-_COUNTED = {
+_COUNTED_WHILE_LEADING = {
     "concertina_snapshots_total": "snapshots_taken",
     "concertina_snapshot_failures_total": "snapshot_failures",
+}
+"""Counters of all workers alike, of which what happened while this one led is told, by field."""
+_COUNTED = {
     "concertina_steps_lost_total": "steps_lost",
     "concertina_micro_batches_recomputed_total": "recomputed_micro_batches",
 }
@@ -114,6 +117,10 @@ class Tally:
             self._add("concertina_tokens_total", samples * status.tokens_per_sample)
         for name, counted in _COUNTED.items():
             self._add(name, getattr(status, counted) - getattr(before, counted))
+        if status.rank == 0:
+            led = before if before.rank == 0 else status
+            for name, counted in _COUNTED_WHILE_LEADING.items():
+                self._add(name, getattr(status, counted) - getattr(led, counted))
         for source in SOURCES:
             more = status.recoveries.get(source, 0) - before.recoveries.get(source, 0)
             self._recoveries[source] += max(0, more)

@@ -65,7 +65,7 @@ def births(leader: WorkerStatus) -> dict[str, float]:
     """When the state was as in the newest checkpoint and in the newest snapshot, by their ages."""
     found = {
         "concertina_checkpoint_age_seconds": leader.safe_at,
-        "concertina_snapshot_age_seconds": leader.snapshot_at,
+        "concertina_snapshot_age_seconds": leader.snapshot_at if _takes(leader) else None,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -73,7 +73,7 @@ def births(leader: WorkerStatus) -> dict[str, float]:
 def _snapshot_values(leader: WorkerStatus) -> dict[str, float]:
     """What the leader tells about snapshots, while any are taken; of time only once there is one."""
     snapshot = leader.snapshot
-    if snapshot is None or not snapshot.every_steps:
+    if snapshot is None or not _takes(leader):
         return {}
     values: dict[str, float] = {"concertina_snapshot_interval_steps": snapshot.every_steps}
     if leader.progress is not None:
@@ -83,3 +83,8 @@ def _snapshot_values(leader: WorkerStatus) -> dict[str, float]:
         values["concertina_snapshot_seconds"] = snapshot.seconds
         values["concertina_snapshot_cost_ratio"] = snapshot.cost
     return values
+
+
+def _takes(leader: WorkerStatus) -> bool:
+    """Whether snapshots are taken now."""
+    return leader.snapshot is not None and leader.snapshot.every_steps > 0
