@@ -167,7 +167,7 @@ class Saver:
         self._costs = self._costs.begun(self.blocking_seconds)
         self._writing = True
 
-    def save_now(self, holding: Holding) -> None:
+    def save_now(self, holding: Holding, *, within_seconds: float = FINAL_SAVE_SECONDS) -> None:
         """Save and wait until it is durable, where that can be.
 
         Raises TrainingFailed when it could not be.
@@ -178,7 +178,7 @@ class Saver:
                     "the state of step %d ends with the pods: %s", holding.step, self._why_not()
                 )
             return
-        limit = self._final_seconds()
+        limit = min(self._final_seconds(), within_seconds)
         end = time.monotonic() + limit
         if not self._writer.wait(limit / 2):
             # What is still being written is older than this: its place in the queue is wanted.
