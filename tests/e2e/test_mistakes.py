@@ -89,8 +89,9 @@ def test_steps_that_are_not_finite_are_skipped_until_there_are_too_many(tmp_path
     )
     with started(tmp_path / "run", document) as run:
         assert run.end() == 1, run.account()
-    assert "not finite in 3 steps in a row (limit 2)" in run.output
+    assert "3 steps in a row were skipped (limit 2)" in run.output
+    assert "because its loss or gradient is not finite" in run.output
     skipped = [row for row in run.steps() if row.get("skipped")]
     assert len(skipped) >= 3
     assert run.summary()["skipped_steps"] == len(skipped)
-    assert all(row["loss"] is None for row in skipped)
+    assert all(row["loss"] is None and row["skipped"] == "NotFinite" for row in skipped)
