@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from tests.chaos.kubelet import UNREACHABLE, KubeletArena
 from tests.chaos.processes import Owned
 from tests.chaos.schedule import Fault, Strike, chosen
 
-TABLE = "chaos"
+NUMBERS = count()
+"""Of tables of rules: one pod may be cut off twice at once."""
 NOBODY = {"pod": "nobody-0", "uid": "0", "incarnation": "0", "host": "192.0.2.1", "port": 1}
 MEMBERSHIPS: tuple[dict[str, Any], ...] = (
     {"members": []},
@@ -93,19 +95,20 @@ def asked(ask: Callable[[], str]) -> Iterator[str]:
 @contextmanager
 def cut(agent: Owned, *, address: str = "") -> Iterator[str]:
     """No packet goes between the agent's pod and this address; without one, to or from anybody."""
-    rules = [f"add table inet {TABLE}"]
+    table = f"inet chaos-{next(NUMBERS)}"
+    rules = [f"add table {table}"]
     for hook, host, link in (("input", "saddr", "iifname"), ("output", "daddr", "oifname")):
         whom = f"ip {host} {address}" if address else f'{link} != "lo"'
         accept = f"{{ type filter hook {hook} priority 0; policy accept; }}"
-        rules += [f"add chain inet {TABLE} {hook} {accept}"]
-        rules += [f"add rule inet {TABLE} {hook} {whom} drop"]
+        rules += [f"add chain {table} {hook} {accept}"]
+        rules += [f"add rule {table} {hook} {whom} drop"]
     # A handle of the pod's network: it is the same one when the agent has ended.
     with Path(f"/proc/{agent.process.pid}/ns/net").open("rb") as network:
         _nft(network.fileno(), "; ".join(rules))
         try:
             yield f"{agent.pod} from {address or 'everybody'}"
         finally:
-            _nft(network.fileno(), f"delete table inet {TABLE}")
+            _nft(network.fileno(), f"delete table {table}")
 
 
 @contextmanager
