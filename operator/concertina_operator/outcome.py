@@ -85,7 +85,7 @@ def _has_failed(standing: Standing) -> bool:
 
 def _is_done(standing: Standing) -> bool:
     """Whether the pod has ended, or has nothing left to do and was told to end."""
-    if standing.pod.exit_code == 0 or standing.has_phase(PodPhase.LEFT) or _has_failed(standing):
+    if standing.pod.ended or standing.has_phase(PodPhase.LEFT) or _has_failed(standing):
         return True
     is_finished = standing.report is not None and standing.report.finished
-    return is_finished and (standing.pod.deleting or standing.pod.ended)
+    return is_finished and standing.pod.deleting

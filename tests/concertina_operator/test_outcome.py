@@ -45,6 +45,14 @@ ENDED = {"exit_code": 0}
             id="the leader is finished",
         ),
         pytest.param(
+            [
+                a_standing(0, pod=ENDED, **FINISHED),
+                a_standing(1, pod={"exit_code": 143}, leaving=True),
+            ],
+            Ending.COMPLETED,
+            id="the leader is finished and the other was told to end before it was warm again",
+        ),
+        pytest.param(
             [a_standing(0, pod=ENDED, **FINISHED), a_standing(1, pod=ENDED, **TRAINING)],
             Ending.COMPLETED,
             id="the leader is finished and the other ended with 0",
