@@ -32,6 +32,8 @@ event = st.one_of(
     st.tuples(st.just("raise"), pod_number),
     st.tuples(st.just("drain"), pod_number),
     st.tuples(st.just("terminate"), pod_number),
+    st.tuples(st.just("notice"), pod_number),
+    st.tuples(st.just("reject"), pod_number),
     st.tuples(st.just("silence"), pod_number),
     st.tuples(st.just("accuse"), pod_number),
     st.tuples(st.just("rubbish"), pod_number),
@@ -91,6 +93,10 @@ def _happen_to_pod(cluster: FakeCluster, name: str, pod: Any) -> None:
             pod.deleting = True
         case "terminate":
             pod.leaving = True
+        case "notice":
+            pod.notice, pod.node = "node n1 has the taint x", "n1"
+        case "reject":
+            pod.rejected, pod.node = "NodeLost", "n1"
         case "silence" if pod.phase is not None:
             pod.silent = True
         case "accuse":
