@@ -242,18 +242,18 @@ class Rounds:
             self._renumber_requests(entered.membership.request_sequence)
         self.world = self._world_of(live, Control(live.groups.control))
         self.aim_on()
-        phases.mark("begin")
-        if self._pause_from is not None:
-            pause = time.perf_counter() - self._pause_from
-        else:
-            # A joiner has no step to count from: what it saw is all but the first wait.
-            pause = sum(phases.seconds.values()) - phases.seconds["greet"]
         keeper.snapshots.enter(
             live.groups,
             keeper.hold(),
             break_off=self._transport.break_off_snapshots,
             reached=self._reached,
         )
+        phases.mark("begin")
+        if self._pause_from is not None:
+            pause = time.perf_counter() - self._pause_from
+        else:
+            # A joiner has no step to count from: what it saw is all but the first wait.
+            pause = sum(phases.seconds.values()) - phases.seconds["greet"]
         detection = None if self._last_sign is None else self._told_at - self._last_sign
         self._last_sign = None
         self._reporter.entered(
