@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from concertina_api.errors import InvalidJob, TrainingFailed
+from concertina_api.errors import InvalidJob, SampleFailed, TrainingFailed
+from concertina_trainer.agent.under_way import UnderWay
 from concertina_trainer.data.loader import Loader
 from concertina_trainer.data.micro_batches import MicroBatches
 from concertina_trainer.schedule.order import Shuffled
@@ -239,8 +240,11 @@ def test_an_error_of_the_data_set_names_the_sample(num_processes):
     with loader(Faulty, m=4, num_processes=num_processes) as one:
         one.aim([0, 4])
         assert one.get(0).tolist() == [0, 1, 2, 3]
-        with pytest.raises(TrainingFailed, match=r"sample 7 \(index 7 .*KeyError.*no such file"):
+        with pytest.raises(
+            SampleFailed, match=r"sample 7 \(index 7 .*KeyError.*no such file"
+        ) as at:
             one.get(4)
+        assert (at.value.first_sample, at.value.num_samples) == (7, 1)
         one.aim([8])
         assert one.get(8).tolist() == [8, 9, 10, 11]
 
@@ -253,16 +257,29 @@ def test_samples_that_do_not_fit_together_are_named():
         seed=0,
         micro_batch_size=2,
     )
-    with pytest.raises(TrainingFailed, match="collate failed on samples 4 to 5"):
+    with pytest.raises(SampleFailed, match="collate failed on samples 4 to 5") as at:
         batches.load(4)
+    assert (at.value.first_sample, at.value.num_samples) == (4, 2)
 
 
 def test_a_dead_loader_process_is_a_clear_error():
     with loader(Deadly) as one:
         one.aim([2, 3])
         assert one.get(2).tolist() == [2]
-        with pytest.raises(TrainingFailed, match=r"died while loading the samples from 3: killed by SIGKILL"):
+        with pytest.raises(SampleFailed, match=r"loading the samples from 3: killed by SIGKILL"):
             one.get(3)
+
+
+def test_whoever_asks_finds_which_samples_are_worked_on(tmp_path):
+    with UnderWay(tmp_path / "samples") as mark, Loader(make(Numbers, m=4), under_way=mark) as one:
+        assert mark.samples() is None
+        one.get(8)
+        assert mark.samples() == range(8, 12)
+        one.done()
+        assert mark.samples() is None
+        one.get(4)
+        one.aim([12])
+        assert mark.samples() is None
 
 
 def refuse():
