@@ -232,6 +232,14 @@ def test_snapshots_are_counted_by_who_leads_when_they_are_taken():
     assert values(tally)["snapshot_failures_total"] == 1 + 1
 
 
+def test_checkpoints_that_failed_are_counted_by_who_leads():
+    tally = Tally()
+    for rank, failures in ((0, 0), (0, 2), (1, 2)):
+        tally.update([status(rank=rank, checkpoint_failures=failures)], restarts=0)
+
+    assert values(tally)["checkpoint_failures_total"] == 2
+
+
 def test_what_the_newest_loss_cost_is_told_until_the_next_one():
     tally = Tally()
     loss = resize(2, pause_seconds=1.5, lost=1, detection_seconds=0.4)

@@ -91,6 +91,8 @@ class WorkerStatus(Model):
     """From the copy of the newest durable checkpoint until it was durable."""
     checkpoint_interval_seconds: Duration | None = None
     """Time between two checkpoints; None when it saves at its ends alone, or cannot save."""
+    checkpoint_failures: Count = 0
+    """Saves that came to nothing; counts for the metrics while this process leads."""
     safe_at: Duration | None = None
     """When the state was as in the newest durable checkpoint, in seconds of time.monotonic()."""
     snapshot: SnapshotFacts | None = None

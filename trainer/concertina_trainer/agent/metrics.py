@@ -29,6 +29,7 @@ __all__ = ["METRICS", "PodCollector", "Reading", "Tally"]
 _TOLD_BY_SOME = ("concertina_tokens_total", "concertina_device_energy_joules_total")
 """Counters that are there only once somebody tells them; the others begin with 0."""
 _COUNTED_WHILE_LEADING = {
+    "concertina_checkpoint_failures_total": "checkpoint_failures",
     "concertina_snapshots_total": "snapshots_taken",
     "concertina_snapshot_failures_total": "snapshot_failures",
 }

@@ -146,6 +146,12 @@ METRICS: Final = (
         " when nothing can be saved because several pods share no folder.",
     ),
     Metric(
+        "concertina_checkpoint_failures_total",
+        "counter",
+        "checkpoints",
+        "Checkpoints that could not be saved; training goes on, and the older ones stay.",
+    ),
+    Metric(
         "concertina_snapshot_age_seconds",
         "gauge",
         "s",

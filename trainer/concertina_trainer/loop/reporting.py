@@ -298,6 +298,7 @@ class Reporter:
             "checkpoint_blocking_seconds": self._saver.blocking_seconds,
             "checkpoint_seconds": self._saver.seconds,
             "checkpoint_interval_seconds": self._saver.interval_seconds,
+            "checkpoint_failures": self._saver.failures,
             "safe_at": self._saver.safe_at,
         }
 
