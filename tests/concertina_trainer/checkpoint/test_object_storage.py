@@ -73,6 +73,7 @@ def test_a_checkpoint_of_one_world_size_is_read_bitwise_by_another(storage: Stor
             assert same_bits(held.tensors[name], tensor), name
 
 
+@pytest.mark.matrix
 def test_a_state_of_several_uploads_and_ranges_is_read_back(storage: Storage) -> None:
     save(storage, 2, world_size=1, entries=large_entries(rows=12_000))
     assert found_step(storage) == 2
@@ -168,6 +169,7 @@ def test_a_pointer_that_another_leader_has_moved_is_not_overwritten(storage: Sto
     assert storage.read("latest") == b"two"
 
 
+@pytest.mark.matrix
 def test_of_two_leaders_at_once_each_checkpoint_is_whole(storage: Storage) -> None:
     """Both may publish: a leader that is cut off from the newest membership does not know it."""
     save(storage, 1)
