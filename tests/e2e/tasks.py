@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.optim import Optimizer
 
 from concertina_api.v1alpha1.job import Precision
-from concertina_trainer.task import StopTraining
+from concertina_trainer.task import Loss, MapDataset, StopTraining
 from tests.tasks import TinyTask
 
 
@@ -110,3 +111,43 @@ class WithAdafactor(TinyTask):
 
     def optimizer(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Optimizer:
         return torch.optim.Adafactor([parameter for _, parameter in named_parameters])
+
+
+class Unreadable(TinyTask):
+    """One sample of its data set cannot be read, whoever tries."""
+
+    def __init__(self, *, broken: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.broken = broken
+
+    def dataset(self) -> MapDataset:
+        return _Broken(super().dataset(), self.broken)
+
+
+class _Broken:
+    """A data set with one sample that cannot be read."""
+
+    def __init__(self, whole: MapDataset, broken: int) -> None:
+        self._whole = whole
+        self._broken = broken
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    def __getitem__(self, index: int) -> Any:
+        if index == self._broken:
+            raise KeyError(f"no label in record {index}")
+        return self._whole[index]
+
+
+class Spiky(TinyTask):
+    """The loss of some samples is many times what it should be."""
+
+    def __init__(self, *, spikes: list[int], **options: Any) -> None:
+        super().__init__(**options)
+        self.spikes = set(spikes)
+
+    def loss(self, model: nn.Module, batch: Any) -> Loss:
+        loss = super().loss(model, batch)
+        factor = 5.0 if model.training and self.spikes & set(batch[0].tolist()) else 1.0
+        return replace(loss, total=loss.total * factor)
