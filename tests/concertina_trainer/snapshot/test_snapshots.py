@@ -1,0 +1,177 @@
+"""Snapshots between real processes: what each holds afterwards, and ends at any moment."""
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore
+
+from concertina_api.v1alpha1 import SnapshotMode
+from concertina_api.v1alpha1 import Snapshots as Policy
+from concertina_trainer.rounds.control import FAILED, NONE, Control, Flags
+from concertina_trainer.rounds.phases import ignore
+from concertina_trainer.rounds.transport import GlooTransport
+from concertina_trainer.snapshot.snapshots import Snapshots
+from tests import worlds
+from tests.concertina_trainer.sharding.test_exchange import part
+
+POLICY = Policy(every_steps=1)
+
+
+def in_round(body, port, *args):
+    """Run `body(groups, transport, *args)` in a round of its own over all ranks."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    dist.barrier()
+    dist.destroy_process_group()
+    transport = GlooTransport()
+    store = PrefixStore("round/", TCPStore("127.0.0.1", port, is_master=False))
+    groups = transport.open(store, rank=rank, world_size=world_size)
+    try:
+        return body(groups, transport, *args)
+    finally:
+        transport.close()
+
+
+def run(body, world_size, *args):
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    return worlds.run(in_round, world_size, body, store.port, *args)
+
+
+def begun(groups, transport, *, workers_per_pod=1, policy=POLICY, holding=None):
+    snapshots = Snapshots(policy, workers_per_pod=workers_per_pod)
+    holding = holding or part(groups.world_size, groups.rank)
+    snapshots.enter(groups, holding, break_off=transport.break_off_snapshots, reached=ignore)
+    return snapshots, holding
+
+
+def agree(groups, snapshots, wanted):
+    """Beats until all hold the snapshot, as the steps of a round have them."""
+    control = Control(groups.control)
+    deadline = time.monotonic() + 60
+    while (held := control.collect().held) not in wanted:
+        assert time.monotonic() < deadline
+        control.beat(Flags(round=1, held=snapshots.held))
+    return held
+
+
+def take_one(groups, transport, workers_per_pod):
+    snapshots, holding = begun(groups, transport, workers_per_pod=workers_per_pod)
+    assert snapshots.facts.off == ""
+    snapshots.before_update()
+    for tensor in holding.tensors.values():
+        tensor.zero_()  # the next step changes parameters before the rows have travelled
+    agree(groups, snapshots, [holding.step])
+    snapshots.after_step(holding.step, seconds=0.1, slots=1)
+    held = {}
+    for shard, copied in snapshots.offers():
+        want = part(groups.world_size, shard.rank).tensors
+        assert list(shard.tensors) == list(want)
+        for name, rows in want.items():
+            assert shard.tensors[name].dtype == rows.dtype
+            assert torch.equal(shard.tensors[name], rows), name
+        held[shard.rank] = copied
+    facts = snapshots.facts
+    snapshots.leave()
+    return held, facts.step, snapshots.taken
+
+
+@pytest.mark.parametrize(("world_size", "workers_per_pod"), [(2, 1), (3, 1), (4, 1), (4, 2)])
+def test_each_holds_its_own_part_and_its_charges_bitwise(world_size, workers_per_pod):
+    found = run(take_one, world_size, workers_per_pod)
+
+    for rank, (held, step, taken) in enumerate(found):
+        charge = (rank - workers_per_pod) % world_size
+        assert held == {rank: False, charge: True}
+        assert (step, taken) == (5, 1)
+
+
+def leave_soon(groups, transport, waits):
+    """The thread is wherever it is: copying, sending, or done."""
+    snapshots, holding = begun(groups, transport)
+    if waits:
+        snapshots.before_update()
+    snapshots.leave()
+    return holding.rank in [shard.rank for shard, copied in snapshots.offers() if not copied]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_round_that_ends_breaks_a_snapshot_off_wherever_it_is(waits):
+    for _ in range(3):
+        found = run(leave_soon, 3, waits)
+        assert not waits or found == [True] * 3
+
+
+def fill_two(groups, transport):
+    """A second snapshot is on its way: the first stays until the second counts."""
+    snapshots, holding = begun(groups, transport)
+    agree(groups, snapshots, [5])
+    snapshots.after_step(5, seconds=0.1, slots=1)
+    snapshots.take(replace(holding, step=6))
+    steps = [sorted({shard.step for shard, _ in snapshots.offers()} | {6})]
+    steps.append(snapshots.facts.step)
+    agree(groups, snapshots, [6])
+    snapshots.after_step(6, seconds=0.1, slots=1)
+    steps.append(snapshots.facts.step)
+    snapshots.take(replace(holding, step=7))
+    steps.append(sorted({shard.step for shard, _ in snapshots.offers()} | {7}))
+    snapshots.leave()
+    return steps
+
+
+def test_the_newest_that_counts_is_never_overwritten():
+    assert run(fill_two, 2) == [[[5, 6], 5, 6, [6, 7]]] * 2
+
+
+def fail_on_one(groups, transport):
+    snapshots, holding = begun(groups, transport)
+    agree(groups, snapshots, [5])
+    snapshots.after_step(5, seconds=0.1, slots=1)
+    if groups.rank == 1:
+        transport.break_off_snapshots()
+    snapshots.take(replace(holding, step=6))
+    held = agree(groups, snapshots, [FAILED])
+    snapshots.after_step(held, seconds=0.1, slots=1)
+    total = torch.ones(1)
+    dist.all_reduce(total)  # the other groups go on
+    facts = snapshots.facts
+    snapshots.leave()
+    return facts.step, facts.off.startswith("a snapshot failed"), snapshots.failures, total.item()
+
+
+def test_a_snapshot_that_fails_is_told_and_the_one_before_stays():
+    assert run(fail_on_one, 2) == [(5, True, 1, 2.0)] * 2
+
+
+def off(groups, transport, case):
+    holding = part(groups.world_size, groups.rank)
+    policy = Policy(mode=SnapshotMode.OFF) if case == "mode" else POLICY
+    if case == "memory" and groups.rank == 1:
+        name = "model/uneven"
+        entry = replace(holding.entries[name], shape=(2**40, 6))
+        holding = replace(holding, entries={**holding.entries, name: entry})
+    workers = 2 if case == "one pod" else 1
+    snapshots, _ = begun(groups, transport, workers_per_pod=workers, policy=policy, holding=holding)
+    snapshots.take(holding)
+    found = snapshots.facts.off, snapshots.held, list(snapshots.offers())
+    snapshots.leave()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("case", "want"),
+    [
+        pytest.param("mode", ["spec.snapshots.mode is Off"] * 2, id="as the manifest says"),
+        pytest.param("one pod", ["there is no other pod to keep a copy"] * 2, id="one pod"),
+        pytest.param(
+            "memory",
+            ["they do not fit into the memory of another pod", "snapshots need "],
+            id="too large for one of them",
+        ),
+    ],
+)
+def test_none_are_taken_and_it_is_said_why(case, want):
+    for (why, held, offers), beginning in zip(run(off, 2, case), want, strict=True):
+        assert why.startswith(beginning)
+        assert (held, offers) == (NONE, [])
