@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,13 @@ class LocalRun(RecordedRun):
         document: Mapping[str, Any],
         *arguments: str,
         grace_seconds: int | None = None,
+        agent_command: Sequence[str] = (),
         **variables: str,
     ) -> None:
-        """`grace_seconds`: between SIGTERM and SIGKILL, unlike those of the command."""
+        """`grace_seconds`: between SIGTERM and SIGKILL, unlike those of the command.
+
+        `agent_command`, with these: what is started in the place of the agent.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         manifest = str(folder.with_suffix(".yaml"))
@@ -44,7 +48,7 @@ class LocalRun(RecordedRun):
         command = (
             (*COMMAND, manifest, "--run-dir", str(folder), *arguments)
             if grace_seconds is None
-            else (*SHORT_GRACE, manifest, str(folder), str(grace_seconds))
+            else (*SHORT_GRACE, manifest, str(folder), str(grace_seconds), *agent_command)
         )
         self._output = folder.with_suffix(".output")
         with self._output.open("ab") as output:
@@ -136,10 +140,18 @@ def started(
     document: Mapping[str, Any],
     *arguments: str,
     grace_seconds: int | None = None,
+    agent_command: Sequence[str] = (),
     **variables: str,
 ) -> Iterator[LocalRun]:
     """A run that does not outlive its test; `variables` are added to its environment."""
-    run = LocalRun(folder, document, *arguments, grace_seconds=grace_seconds, **variables)
+    run = LocalRun(
+        folder,
+        document,
+        *arguments,
+        grace_seconds=grace_seconds,
+        agent_command=agent_command,
+        **variables,
+    )
     try:
         yield run
     finally:
