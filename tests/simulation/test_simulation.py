@@ -1,0 +1,66 @@
+"""Random schedules of the planner and the membership protocol keep every promise.
+
+A failure names its seed: `python -m tests.simulation --seed N --trace` tells what happened.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.__main__ import outcomes, summary
+from tests.simulation.history import Counts
+from tests.simulation.planted import BUGS, planted
+from tests.simulation.world import run_schedule
+
+SCHEDULES_TO_FIND_A_BUG = 200
+
+
+def check(seeds: range, *, processes: int) -> Counts:
+    """Runs the schedules and says what they covered."""
+    counts, broken, events, seconds = Counts(), [], 0, 0.0
+    for outcome in outcomes(seeds, processes=processes):
+        counts.add(outcome.counts)
+        events, seconds = events + outcome.events, seconds + outcome.seconds
+        if outcome.violation:
+            broken.append(f"seed {outcome.seed}: {outcome.violation}")
+    print(f"{len(seeds)} schedules\n{summary(counts, events=events, seconds=seconds)}")
+    assert not broken, "\n".join(broken[:10])
+    return counts
+
+
+def test_no_schedule_breaks_a_promise():
+    counts = check(range(60), processes=1)
+
+    assert counts.losses
+    assert counts.steps_lost
+    assert {"memory", "snapshot", "checkpoint", "seed"} <= set(counts.sources)
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(7200)
+def test_ten_thousand_schedules_break_no_promise():
+    check(range(1_000, 11_000), processes=2)
+
+
+def test_a_seed_gives_the_same_schedule_in_any_process():
+    command = [sys.executable, "-m", "tests.simulation", "--seed", "3", "--trace"]
+
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        for _ in range(2)
+    )
+
+    assert len(first) > 50
+    assert first[:-1] == second[:-1]  # the last line tells the time that it took
+
+
+@pytest.mark.parametrize("bug", [pytest.param(bug, id=bug.name) for bug in BUGS])
+def test_a_planted_bug_is_found(bug):
+    with planted(bug):
+        found = any(
+            run_schedule(seed, faults=bug.faults).violation
+            for seed in range(SCHEDULES_TO_FIND_A_BUG)
+        )
+
+    assert found, f"{SCHEDULES_TO_FIND_A_BUG} schedules did not show it"
