@@ -239,7 +239,7 @@ def work(
                 with step:
                     for batch in step.micro_batches():
                         step.backward(task.loss(step.model, batch))
-        code = 3 if training.ending is Ending.EXCLUDED else 0
+        code = worker.excluded(board) if training.ending is Ending.EXCLUDED else 0
     except Exception as error:  # noqa: BLE001
-        code = worker.failed(board, error)
+        code = worker.failed(board, error, context=context)
     os._exit(code)
