@@ -163,3 +163,21 @@ def test_a_second_loss_during_a_recovery_costs_no_checkpoint(tmp_path):
 
         assert (resize.source, resize.lost) == ("snapshot", 2)
         stop(fleet, ["b", "d"])
+
+
+def test_a_loss_while_parameters_change_leads_back_to_the_snapshot(tmp_path):
+    job = long_job(model="tests.concertina_trainer.snapshot.dying:DyingTask")
+    with Fleet(tmp_path, job) as fleet:
+        fleet.start("a", "b", "c")
+        fleet.publish(["a", "b", "c"])
+        fleet.pods["b"].process.join(60)
+        assert fleet.pods["b"].process.exitcode == -9
+        newest = fleet.publish(["a", "c"], lost=["b"])
+        fleet.wait_round(newest.round, ["a", "c"])
+        resize = fleet.pods["a"].status.acknowledged
+
+        # The half changed parameters of step 7 are no state; those of step 6 are gone with it.
+        assert resize.source == "snapshot"
+        assert 0 < resize.step < 7
+        assert resize.step + resize.steps_lost == 6
+        stop(fleet, ["a", "c"])
