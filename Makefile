@@ -51,7 +51,7 @@ docs: setup
 
 bench: setup cluster
 	for bench in resize_pause step_overhead checkpoint_blocking schedule resize_on_kubelet operator_failover \
-		operator_scale operator_scale_peer recovery goodput; do \
+		operator_scale operator_scale_peer recovery goodput snapshot_overhead; do \
 		$(BIN)/python tests/bench/$$bench.py $(BENCH_FLAGS) || exit 1; done
 
 clean:

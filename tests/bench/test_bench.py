@@ -29,6 +29,7 @@ BENCHES = (
     "operator_scale_peer",
     "recovery",
     "goodput",
+    "snapshot_overhead",
 )
 UNIT = StepTimes(micro_batch=1.0, alone=1.0, together=2.0)
 
