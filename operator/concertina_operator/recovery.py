@@ -131,8 +131,7 @@ def snapshots_taken(
         message = "one pod has no neighbour to keep a copy"
         return Claim(type=kind, holds=False, reason="SinglePod", message=message)
     if facts.off:
-        # The trainer tells it in words only.
-        reason = "MemoryTooSmall" if "memory" in facts.off else "NotTaken"
+        reason = "NotTaken" if facts.fits else "MemoryTooSmall"
         return Claim(type=kind, holds=False, reason=reason, message=facts.off)
     if not facts.every_steps:
         message = "no snapshot is complete yet"

@@ -23,7 +23,6 @@ import torch
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import AdaptiveTrainingJob, Failure, FailureCause, PodPhase
 from concertina_trainer.agent.mailbox import samples_file
-from concertina_trainer.agent.pod_memory import PodMemory
 from concertina_trainer.agent.settings import load_job
 from concertina_trainer.agent.under_way import UnderWay, samples_under_way
 from concertina_trainer.causes import LONGEST_MESSAGE, account_of, out_of_memory
@@ -36,6 +35,7 @@ from concertina_trainer.loop.devices import memory
 from concertina_trainer.loop.session import Ending, Session
 from concertina_trainer.loop.status import StatusBoard
 from concertina_trainer.loop.warm_up import warm_up
+from concertina_trainer.pod_memory import PodMemory
 from concertina_trainer.rounds.phases import ignore
 from concertina_trainer.task import Task
 

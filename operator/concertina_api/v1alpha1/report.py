@@ -147,6 +147,8 @@ class SnapshotFacts(Model):
     """Host memory that one worker keeps for snapshots."""
     off: Text = ""
     """Why none are taken; empty when they are."""
+    fits: bool = True
+    """There is memory for them, as far as anybody looked."""
 
 
 class PodPhase(StrEnum):

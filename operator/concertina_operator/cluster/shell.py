@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Set
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from concertina_operator.cluster import paths
@@ -39,6 +39,7 @@ from concertina_operator.cluster.reflector import Reflector
 from concertina_operator.cluster.refusals import Refusals
 from concertina_operator.cluster.store import Key
 from concertina_operator.cluster.workers import Workers
+from concertina_operator.steady_clock import SteadyClock
 
 NUM_WORKERS: Final = 16
 PODS_PER_SECOND: Final = 400.0
@@ -51,10 +52,6 @@ _NODES_PAUSES: Final = (0.5, 5.0, 60.0)
 _RETRY_SECONDS: Final = 2.0
 
 _log = logging.getLogger(__name__)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _nodes(api: Api, watched: Watched, *, known: Set[str]) -> Reflector[tuple[str, ...]]:
@@ -82,7 +79,7 @@ class Shell:
         metrics: Metrics,
         num_workers: int = NUM_WORKERS,
         pods_per_second: float = PODS_PER_SECOND,
-        clock: Callable[[], datetime] = _now,
+        clock: Callable[[], datetime] | None = None,
         log_format: str | None = None,
         notice_taints: Set[str] | None = None,
     ) -> None:
@@ -90,8 +87,9 @@ class Shell:
 
         A first burst of pods is as large as what is created in a second. `log_format`: see Hands.
         `notice_taints` are keys of taints by which nodes say that they are about to be taken away;
-        with None nodes are not read.
+        with None nodes are not read. `clock`: that of the plans; the wall's, held steady.
         """
+        clock = clock or SteadyClock().now
         self._api = api
         self._namespace = namespace
         self.is_synced = False

@@ -127,7 +127,11 @@ def install(
     }
     if not watch_nodes:
         retired = node_rights(namespace=namespace, jobs_in=jobs_in)
-        outcomes |= {label(entry): delete_object(cluster, entry) for entry in retired}
+        outcomes |= {
+            label(entry): outcome
+            for entry in retired
+            if (outcome := delete_object(cluster, entry)) != "absent"
+        }
     if timeout_seconds:
         wait_until_ready(cluster, objects, timeout_seconds=timeout_seconds)
     show(output, text=_sentences(outcomes), document=_documents(outcomes))

@@ -24,9 +24,9 @@ from typing import Final, Self
 from concertina_api.errors import ConcertinaError
 from concertina_operator.grace import DEFAULT_GRACE_SECONDS
 from concertina_operator.local.directory import RunDirectory
-from concertina_operator.local.steady_clock import SteadyClock
 from concertina_operator.local.sweeper import end_marked
 from concertina_operator.observed import Phase, PodFacts
+from concertina_operator.steady_clock import SteadyClock
 
 AGENT_COMMAND: Final = (sys.executable, "-m", "concertina_trainer.agent")
 

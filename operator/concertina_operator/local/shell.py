@@ -30,10 +30,10 @@ from concertina_operator.local.observe import Reports, observe, read_membership
 from concertina_operator.local.pods import AGENT_COMMAND, LocalPods
 from concertina_operator.local.record import Outcome
 from concertina_operator.local.status_file import StatusFile
-from concertina_operator.local.steady_clock import SteadyClock
 from concertina_operator.local.story import Story
 from concertina_operator.observed import Observed
 from concertina_operator.plan import plan
+from concertina_operator.steady_clock import SteadyClock
 
 _INTERVAL_SECONDS: Final = 0.2
 _LAST_SECONDS: Final = 30.0

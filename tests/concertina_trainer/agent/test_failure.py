@@ -20,8 +20,8 @@ from concertina_trainer.agent.failure import (
     may_restart,
 )
 from concertina_trainer.agent.mailbox import WorkerStatus
-from concertina_trainer.agent.pod_memory import PodMemory
 from concertina_trainer.agent.settings import settings_from
+from concertina_trainer.pod_memory import PodMemory
 from tests.concertina_trainer.agent.pods import wait_for
 from tests.tasks import job_document
 
@@ -143,6 +143,7 @@ def test_only_kills_since_the_workers_started_count(tmp_path):
         limit_file="memory.max",
         usage_file="memory.current",
         events_file="memory.events",
+        cache_key="file",
     )
     inquest = Inquest(settings_from(environment), memory=memory)
     inquest.begin()

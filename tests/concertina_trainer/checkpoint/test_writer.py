@@ -147,6 +147,18 @@ def test_a_pending_save_does_not_hinder_those_of_the_next_world(tmp_path: Path) 
     assert found_step(tmp_path) == 2, "`latest` does not go back to the save that began earlier"
 
 
+def test_who_was_excluded_and_cannot_know_does_not_move_latest_though_it_went_further(
+    tmp_path: Path,
+) -> None:
+    excluded = leader(tmp_path)
+    save(tmp_path, 95, round_number=4)
+    excluded.save(holding(100, round_number=3), origin=world(3), may_publish=always)
+    assert excluded.wait(60)
+    excluded.close()
+    assert "is newer" in excluded.last_failure
+    assert found_step(tmp_path) == 95
+
+
 @pytest.mark.parametrize("allowed", [0, 1])
 def test_a_worker_that_is_not_in_the_newest_round_never_moves_latest(
     tmp_path: Path, allowed: int

@@ -1,3 +1,6 @@
+import random
+from statistics import mean
+
 import pytest
 
 from concertina_trainer.snapshot.interval import FIRST_STEPS, MAX_GROWTH, Interval
@@ -30,6 +33,20 @@ def test_settles_where_the_cost_is_the_share_that_is_allowed(waited, busy_second
 
     assert interval.every_steps == want
     assert interval.cost <= max_cost * (1 + 1e-9)
+
+
+def test_steps_that_vary_by_chance_are_no_cost():
+    chance = random.Random(0)
+    interval = Interval(max_cost=0.01)
+    found = []
+    for _ in range(400):
+        for _ in range(3):
+            interval = interval.after_quiet(chance.gauss(0.5, 0.02), slots=4)
+        interval = interval.after_snapshot(0.05, seconds=chance.gauss(0.5, 0.02), slots=4)
+        found.append(interval.every_steps)
+
+    # 0.05 / (0.01 x 0.5) = 10; counting only the longer ones would add 0.4 x 0.02 to the cost.
+    assert 10 <= mean(found[50:]) < 11
 
 
 def test_follows_when_steps_become_longer():

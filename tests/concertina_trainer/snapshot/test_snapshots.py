@@ -154,7 +154,8 @@ def off(groups, transport, case):
     workers = 2 if case == "one pod" else 1
     snapshots, _ = begun(groups, transport, workers_per_pod=workers, policy=policy, holding=holding)
     snapshots.take(holding)
-    found = snapshots.facts.off, snapshots.held, list(snapshots.offers())
+    facts = snapshots.facts
+    found = facts.off, facts.fits, snapshots.held, list(snapshots.offers())
     snapshots.leave()
     return found
 
@@ -172,6 +173,7 @@ def off(groups, transport, case):
     ],
 )
 def test_none_are_taken_and_it_is_said_why(case, want):
-    for (why, held, offers), beginning in zip(run(off, 2, case), want, strict=True):
+    for (why, fits, held, offers), beginning in zip(run(off, 2, case), want, strict=True):
         assert why.startswith(beginning)
+        assert fits is (case != "memory")
         assert (held, offers) == (NONE, [])

@@ -12,10 +12,10 @@ from pathlib import Path
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import Failure, FailureCause
 from concertina_trainer.agent.mailbox import WorkerStatus, samples_file
-from concertina_trainer.agent.pod_memory import PodMemory
 from concertina_trainer.agent.settings import Settings
 from concertina_trainer.agent.under_way import samples_under_way
 from concertina_trainer.causes import LONGEST_MESSAGE, cause_of_signal, out_of_memory, signal_name
+from concertina_trainer.pod_memory import PodMemory
 
 MAX_RESTARTS = 3
 GOOD_STEPS = 1000

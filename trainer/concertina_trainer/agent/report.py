@@ -210,7 +210,7 @@ def _suspects(present: Sequence[WorkerStatus], number: int, facts: AgentFacts) -
 
 def _news(report: Report) -> Report:
     """What is worth telling at once; of snapshots, whether there are any."""
-    off = report.snapshot and SnapshotFacts(off=report.snapshot.off)
+    off = report.snapshot and SnapshotFacts(off=report.snapshot.off, fits=report.snapshot.fits)
     return report.model_copy(update={**_PROGRESS_FIELDS, "snapshot": off})
 
 

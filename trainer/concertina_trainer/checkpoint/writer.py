@@ -251,9 +251,10 @@ class Writer:
     def _allow(self, save: _Save) -> bytes | None:
         """What `latest` holds. Raises SaveDropped when this worker must not move it to this save.
 
-        Besides leaving, another leader may have been faster: then `latest` must not go back. What
-        it named when this worker started, or what this worker published, it may always leave, also
-        for an earlier step: that is a restart from an older checkpoint.
+        Besides leaving, another leader may have been faster: then `latest` must not go back. Rounds
+        count before steps: who was excluded and cannot read that may have trained on, further than
+        those who went on without it. What `latest` named when this worker started, or what this
+        worker published, it may always leave, also for an earlier step: that is a restart.
         """
         save.proceed()
         if not save.may_publish():
@@ -261,8 +262,8 @@ class Writer:
         content = publish.read_latest(self._storage)
         latest = publish.named(content)
         newest = fmt.parse_folder_name(latest or "")
-        own = save.identity
-        if newest and latest != self._expected_latest and newest[:2] >= (own.step, own.round):
+        own = save.identity.round, save.identity.step
+        if newest and latest != self._expected_latest and (newest.round, newest.step) >= own:
             raise publish.SaveDropped(f"{latest} is newer")
         return content
 

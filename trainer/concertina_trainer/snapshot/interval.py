@@ -9,6 +9,8 @@ from math import ceil
 
 WEIGHT = 0.3
 """Of the newest measurement in the running means."""
+LONGER_WEIGHT = 0.1
+"""The same of how much longer steps last, which is a small difference of two that vary."""
 FIRST_STEPS = 10
 """Steps between the first two snapshots, before there is a measurement."""
 MAX_STEPS = 10**6
@@ -29,13 +31,22 @@ class Interval:
     """Mean time of a micro-batch in steps without a snapshot under way."""
     slots: float = 1.0
     """Mean number of micro-batches in a step."""
-    snapshot_seconds: float | None = None
-    """Mean of what a snapshot takes from the steps: waiting, and how much longer they last."""
+    waited_seconds: float | None = None
+    """Mean time that steps wait for a snapshot."""
+    longer_seconds: float = 0.0
+    """Mean of how much longer steps last meanwhile; differences by chance cancel out in it."""
 
     @property
     def every_steps(self) -> int:
         """Steps between two snapshots."""
         return self.steps if self.fixed is None else self.fixed
+
+    @property
+    def snapshot_seconds(self) -> float | None:
+        """What a snapshot takes from the steps; None before it is measured."""
+        if self.waited_seconds is None:
+            return None
+        return self.waited_seconds + max(0.0, self.longer_seconds)
 
     @property
     def cost(self) -> float:
@@ -60,9 +71,15 @@ class Interval:
         """
         longer = 0.0
         if self.quiet_slot_seconds is not None:
-            longer = max(0.0, seconds - slots * self.quiet_slot_seconds)
-        seconds_each = _mean(self.snapshot_seconds, waited + longer)
-        measured = replace(self, snapshot_seconds=seconds_each)
+            longer = seconds - slots * self.quiet_slot_seconds
+        is_first = self.waited_seconds is None
+        measured = replace(
+            self,
+            waited_seconds=_mean(self.waited_seconds, waited),
+            longer_seconds=_mean(
+                None if is_first else self.longer_seconds, longer, weight=LONGER_WEIGHT
+            ),
+        )
         return replace(measured, steps=measured._wanted_steps())
 
     @property
@@ -78,5 +95,5 @@ class Interval:
         return max(1, min(max(wanted, lowest), highest, MAX_STEPS))
 
 
-def _mean(mean: float | None, newest: float) -> float:
-    return newest if mean is None else mean + WEIGHT * (newest - mean)
+def _mean(mean: float | None, newest: float, *, weight: float = WEIGHT) -> float:
+    return newest if mean is None else mean + weight * (newest - mean)

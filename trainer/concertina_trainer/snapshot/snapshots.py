@@ -14,13 +14,14 @@ import torch.distributed as dist
 
 from concertina_api.v1alpha1 import SnapshotFacts, SnapshotMode
 from concertina_api.v1alpha1 import Snapshots as Policy
+from concertina_trainer.pod_memory import host_memory
 from concertina_trainer.rounds.agreement import State
 from concertina_trainer.rounds.control import FAILED, NONE
 from concertina_trainer.rounds.phases import ignore
 from concertina_trainer.rounds.transport import Groups
 from concertina_trainer.sharding.state import Holding
 from concertina_trainer.snapshot.interval import Interval
-from concertina_trainer.snapshot.memory import NUM_SETS, host_memory, shortage
+from concertina_trainer.snapshot.memory import NUM_SETS, shortage
 from concertina_trainer.snapshot.ring import Neighbours, neighbours
 from concertina_trainer.snapshot.sets import SnapshotSet, shard_bytes
 from concertina_trainer.snapshot.transfer import Transfer
@@ -56,6 +57,7 @@ class Snapshots:
         self._break_off: Callable[[], None] = lambda: None
         self.off = "no round has begun"
         """Why no snapshots are taken; empty when they are."""
+        self._fits = True
         self.taken = 0
         """Snapshots that became complete."""
         self.failures = 0
@@ -74,6 +76,7 @@ class Snapshots:
             cost=round(self._interval.cost, 6),
             num_bytes=sum(each.num_bytes for each in self._sets),
             off=self.off[:512],
+            fits=self._fits,
         )
 
     @property
@@ -201,6 +204,7 @@ class Snapshots:
         )
         fits = torch.tensor(not problem, dtype=torch.int32)
         dist.all_reduce(fits, op=dist.ReduceOp.MIN, group=groups.control)
+        self._fits = bool(fits)
         if not fits:
             return problem or "they do not fit into the memory of another pod"
         return ""

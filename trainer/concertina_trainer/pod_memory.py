@@ -1,10 +1,11 @@
 """The memory that a pod may use and has used up: limit, use and kills of its control group.
 
-Read by the agent when a worker was killed, by a worker that ran out of memory, and by whoever wants
-to know before it takes much. Both versions of cgroups; without a limit the machine's memory is it.
+Read by the agent when a worker was killed, by a worker that ran out of memory, and by snapshots
+before they take much. Both versions of cgroups; without a limit the machine's memory is it.
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -12,6 +13,24 @@ from typing import Final, Self
 _MOUNT: Final = Path("/sys/fs/cgroup")
 _UNLIMITED: Final = 2**60
 """Version 1 writes a number near 2^63 where there is no limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostMemory:
+    """Bytes of memory that the processes of a pod share."""
+
+    limit: int
+    used: int
+    """Without file caches: the kernel gives those back."""
+
+
+def host_memory(root: Path = Path("/")) -> HostMemory:
+    """The tightest of the machine and of the groups that this process is in."""
+    groups = PodMemory.of_this_process(
+        mount=root / _MOUNT.relative_to("/"), groups=root / "proc/self/cgroup"
+    )
+    found = [_machine(root / "proc/meminfo"), *groups.limited()]
+    return min(found, key=lambda memory: memory.limit - memory.used)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +43,8 @@ class PodMemory:
     limit_file: str
     usage_file: str
     events_file: str
+    cache_key: str
+    """What `memory.stat` calls the file caches."""
 
     @classmethod
     def of_this_process(
@@ -34,9 +55,11 @@ class PodMemory:
         if "memory" in paths:
             top = mount / "memory"
             files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control")
+            cache_key = "total_cache"
         else:
             top = mount
             files = ("memory.max", "memory.current", "memory.events")
+            cache_key = "file"
         folder = top / paths.get("memory", paths.get("", "/")).lstrip("/")
         limit, usage, events = files
         return cls(
@@ -46,14 +69,21 @@ class PodMemory:
             limit_file=limit,
             usage_file=usage,
             events_file=events,
+            cache_key=cache_key,
         )
 
     def limit_bytes(self) -> int:
         """The smallest limit that holds for this process."""
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        inside = [parent for parent in self.folder.parents if parent.is_relative_to(self.top)]
-        limits = [_number(folder / self.limit_file) for folder in (self.folder, *inside)]
-        return min([machine, *(limit for limit in limits if limit and limit < _UNLIMITED)])
+        return min([machine, *(limit for _, limit in self._limits())])
+
+    def limited(self) -> Iterator[HostMemory]:
+        """The groups that have a limit, from this process's own up to the highest."""
+        for folder, limit in self._limits():
+            used = _number(folder / self.usage_file)
+            if used is not None:
+                cache = _values(folder / "memory.stat").get(self.cache_key, 0)
+                yield HostMemory(limit=limit, used=max(0, used - cache))
 
     def used_bytes(self) -> int | None:
         """What the pod uses now, file caches included; None where that is not told."""
@@ -61,11 +91,14 @@ class PodMemory:
 
     def kills(self) -> int:
         """Processes of the group that were killed for lack of memory, since it was made."""
-        for line in _text(self.folder / self.events_file).splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill" and count.strip().isdecimal():
-                return int(count)
-        return 0
+        return _values(self.folder / self.events_file).get("oom_kill", 0)
+
+    def _limits(self) -> Iterator[tuple[Path, int]]:
+        inside = (parent for parent in self.folder.parents if parent.is_relative_to(self.top))
+        for folder in (self.folder, *inside):
+            limit = _number(folder / self.limit_file)
+            if limit and limit < _UNLIMITED:
+                yield folder, limit
 
 
 def _paths(groups: Path) -> dict[str, str]:
@@ -76,6 +109,19 @@ def _paths(groups: Path) -> dict[str, str]:
         controllers, _, path = rest.partition(":")
         found.update(dict.fromkeys(controllers.split(","), path))
     return found
+
+
+def _machine(meminfo: Path) -> HostMemory:
+    kibibytes = _values(meminfo)
+    total = kibibytes["MemTotal:"]
+    free = kibibytes.get("MemAvailable:", kibibytes["MemFree:"])
+    return HostMemory(limit=total * 1024, used=(total - free) * 1024)
+
+
+def _values(file: Path) -> dict[str, int]:
+    """Names and numbers of a file with one of each in a line."""
+    rows = (line.split() for line in _text(file).splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
 
 
 def _number(file: Path) -> int | None:

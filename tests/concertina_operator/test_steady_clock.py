@@ -1,4 +1,4 @@
-"""The clock of a local run goes on evenly, whatever becomes of the machine's."""
+"""The clock of the plans goes on evenly, whatever becomes of the machine's."""
 
 import os
 import subprocess
@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from concertina_operator.local.steady_clock import SteadyClock
+from concertina_operator.steady_clock import SteadyClock
 from tests.chaos import clock
 
 CODE = """
 import sys, time
 from pathlib import Path
 from tests.chaos.clock import set_offset
-from concertina_operator.local.steady_clock import SteadyClock
+from concertina_operator.steady_clock import SteadyClock
 steady = SteadyClock()
 before, wall = steady.now(), time.time()
 set_offset(Path(sys.argv[1]), -86400)

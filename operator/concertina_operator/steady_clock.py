@@ -1,7 +1,7 @@
-"""The time by which a local run is planned: it goes on evenly when somebody sets the machine's.
+"""The time by which jobs are planned: it goes on evenly when somebody sets the machine's.
 
-Used by the shell for plans and for the ages of pods. GPU seconds and deadlines are differences of
-these times: a step of the wall clock would be charged, or let a deadline pass.
+Used by both shells, for a leader's term and for a local run. GPU seconds and deadlines are
+differences of these times: a step of the wall clock would be charged, or let a deadline pass.
 """
 
 import time
