@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from concertina_operator.cluster import paths
-from tests.chaos import clock, disk
 from tests.chaos.arena import Missed
-from tests.chaos.faults_processes import killed, slowed, stopped
+from tests.chaos.faults_anywhere import fault_anywhere
+from tests.chaos.faults_processes import stopped
 from tests.chaos.kubelet import UNREACHABLE, KubeletArena
 from tests.chaos.processes import Owned
 from tests.chaos.schedule import Fault, Strike, chosen
@@ -41,35 +41,12 @@ def kubelet_fault(arena: KubeletArena, strike: Strike) -> AbstractContextManager
     Raises Missed when there is nobody.
     """
     match strike.fault:
-        case Fault.KILL_WORKER:
-            return killed([arena.worker(strike)])
-        case Fault.KILL_LEADER:
-            return killed(arena.workers()[:1])
-        case Fault.KILL_AGENT:
-            return killed([arena.agent(strike)])
-        case Fault.KILL_POD:
-            return killed(arena.pod(strike))
-        case Fault.KILL_OPERATOR:
-            return arena.operator_down()
-        case Fault.STOP_WORKER:
-            return stopped([arena.worker(strike)])
-        case Fault.STOP_POD:
-            return stopped(arena.pod(strike))
-        case Fault.SLOW_WORKER:
-            return slowed(arena.worker(strike))
         case Fault.LEAVE:
             return asked(lambda: _evict(arena, strike))
         case Fault.DELETE_MEMBERSHIP | Fault.RUBBISH_MEMBERSHIP:
             return asked(lambda: _spoil(arena, strike, _membership(arena), MEMBERSHIPS))
         case Fault.DELETE_REPORT | Fault.RUBBISH_REPORT:
             return asked(lambda: _spoil(arena, strike, _report(arena, strike), REPORTS))
-        case Fault.FULL_DISK:
-            return disk.full(arena.folder)
-        case Fault.SLOW_DISK:
-            return disk.slow(arena.folder)
-        case Fault.CLOCK_STEP:
-            assert arena.clock_folder is not None
-            return clock.stepped(arena.clock_folder, target=strike.target)
         case Fault.CUT_NETWORK:
             agent = arena.agent(strike)
             return cut(agent, address=arena.peer(agent).ip)
@@ -81,6 +58,7 @@ def kubelet_fault(arena: KubeletArena, strike: Strike) -> AbstractContextManager
             return arena.component_down("etcd")
         case Fault.RESTART_RUNTIME:
             return arena.component_down("containerd")
+    return fault_anywhere(arena, strike)
 
 
 @contextmanager

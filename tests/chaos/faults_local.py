@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from tests.chaos import clock, disk
-from tests.chaos.faults_processes import killed, signalled, slowed, stopped
+from tests.chaos.faults_anywhere import fault_anywhere
+from tests.chaos.faults_processes import signalled
 from tests.chaos.local import LocalArena
 from tests.chaos.schedule import Fault, Strike
 
@@ -21,22 +21,6 @@ def local_fault(arena: LocalArena, strike: Strike) -> AbstractContextManager[str
     """
     membership = arena.folder / "membership.json"
     match strike.fault:
-        case Fault.KILL_WORKER:
-            return killed([arena.worker(strike)])
-        case Fault.KILL_LEADER:
-            return killed(arena.workers()[:1])
-        case Fault.KILL_AGENT:
-            return killed([arena.agent(strike)])
-        case Fault.KILL_POD:
-            return killed(arena.pod(strike))
-        case Fault.KILL_OPERATOR:
-            return arena.operator_down()
-        case Fault.STOP_WORKER:
-            return stopped([arena.worker(strike)])
-        case Fault.STOP_POD:
-            return stopped(arena.pod(strike))
-        case Fault.SLOW_WORKER:
-            return slowed(arena.worker(strike))
         case Fault.LEAVE:
             return signalled(arena.agent(strike), signal.SIGTERM)
         case Fault.DELETE_MEMBERSHIP:
@@ -47,14 +31,7 @@ def local_fault(arena: LocalArena, strike: Strike) -> AbstractContextManager[str
             return overwritten(membership, strike)
         case Fault.RUBBISH_REPORT:
             return overwritten(arena.report(strike), strike)
-        case Fault.FULL_DISK:
-            return disk.full(arena.folder)
-        case Fault.SLOW_DISK:
-            return disk.slow(arena.folder)
-        case Fault.CLOCK_STEP:
-            assert arena.clock_folder is not None
-            return clock.stepped(arena.clock_folder, target=strike.target)
-    raise ValueError(f"{strike.fault} is not possible on local processes")
+    return fault_anywhere(arena, strike)
 
 
 @contextmanager
