@@ -12,7 +12,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/pip install --quiet --editable ".[local,operator,huggingface,tensorboard]" --group test --group lint
+	$(BIN)/pip install --quiet --editable ".[local,operator,huggingface,tensorboard,s3]" --group test --group lint
 	touch $@
 
 demo: setup
