@@ -1,30 +1,21 @@
 """The real scheduler takes a place away for a pod of higher priority: the round goes on without it."""
 
-from datetime import UTC, datetime
-
 import pytest
 
+from tests.concertina_operator.cluster.machines import add_node, placed_on
 from tests.concertina_operator.cluster.trainers import a_trained_job
 
 NODE, URGENT = "contested", "test-urgent"
-GPU = "nvidia.com/gpu"
 PRIORITIES = "/apis/scheduling.k8s.io/v1/priorityclasses"
 
 
 @pytest.fixture
 def node(api):
-    """A node of two GPUs, on which pods stay until their trainers end."""
-    amounts = {"cpu": "8", "memory": "8Gi", "pods": "10", GPU: "2"}
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    ready = {"type": "Ready", "status": "True", "reason": "Test"}
-    ready |= {"lastHeartbeatTime": now, "lastTransitionTime": now}
-    path = f"/api/v1/nodes/{NODE}"
-    api.create("/api/v1/nodes", {"metadata": {"name": NODE, "labels": {"node": NODE}}})
-    status = {"capacity": amounts, "allocatable": amounts, "conditions": [ready]}
-    api.patch(f"{path}/status", {"status": status})
-    api.wait(path, lambda found: not found["spec"].get("taints"), "nothing is scheduled there")
-    yield {"node": NODE}
-    api.delete(path)
+    """A node of two GPUs."""
+    labels = {"node": NODE}
+    add_node(api, NODE, gpus=2, **labels)
+    yield labels
+    api.delete(f"/api/v1/nodes/{NODE}")
 
 
 @pytest.fixture
@@ -35,14 +26,8 @@ def urgent(api):
     api.delete(f"{PRIORITIES}/{URGENT}")
 
 
-def contested(node, **spec):
-    """A pod's spec that takes one of the node's GPUs."""
-    container = {"name": "trainer", "image": "x", "resources": {"limits": {GPU: "1"}}}
-    return {"nodeSelector": node, "containers": [container], **spec}
-
-
 def test_a_preempted_pod_leaves_in_order_and_the_others_train_on(trainers, api, node, urgent):
-    pods = {"min": 1, "max": 2, "template": {"spec": contested(node)}}
+    pods = {"min": 1, "max": 2, "template": {"spec": placed_on(node)}}
     trainers.create(a_trained_job(trainers.job, pods=pods))
     trainers.until_trained_by(f"{trainers.job}-0")
     trainers.imagined.ask(64)
@@ -50,7 +35,7 @@ def test_a_preempted_pod_leaves_in_order_and_the_others_train_on(trainers, api, 
     before = {name: pod["metadata"]["uid"] for name, pod in trainers.pods().items()}
 
     path = f"/api/v1/namespaces/{trainers.namespace}/pods"
-    rival = {"metadata": {"name": URGENT}, "spec": contested(node, priorityClassName=urgent)}
+    rival = {"metadata": {"name": URGENT}, "spec": placed_on(node, priorityClassName=urgent)}
     api.create(path, rival)
     trainers.until(
         lambda: len(trainers.imagined.members) == 1, "no round without the preempted pod"
