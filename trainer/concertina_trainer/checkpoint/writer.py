@@ -2,28 +2,27 @@
 
 The training loop calls `save` after a step that all workers agreed on, waits for the copy to host
 memory and goes on. The thread writes this worker's part; on rank 0 it then waits for the parts
-of the others, by their files, and makes the set a checkpoint. A resize in between hinders nobody:
-a save belongs to the world it was begun in, and a set that lacks a part is dropped.
+of the others, by their files, and makes the set a checkpoint (checkpoint/save.py). A resize in
+between hinders nobody: a save belongs to the world it was begun in, and a set that lacks a part is
+dropped.
 
 A save that fails (disk full, storage gone) is logged and counted and leaves older checkpoints as
 they were; training goes on, and the next interval tries again.
 """
 
-import contextlib
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import SavedCheckpoint
 from concertina_trainer.checkpoint import format as fmt
-from concertina_trainer.checkpoint import publish
-from concertina_trainer.checkpoint.host_copy import HostBuffers, HostCopy, num_bytes
+from concertina_trainer.checkpoint.host_copy import HostBuffers, num_bytes
 from concertina_trainer.checkpoint.parts import written_by
-from concertina_trainer.checkpoint.retention import remove_obsolete
+from concertina_trainer.checkpoint.publish import SaveDropped
+from concertina_trainer.checkpoint.save import Save, Saved, Saves
 from concertina_trainer.checkpoint.storage import Location, storage_at
 from concertina_trainer.sharding.state import Holding
 
@@ -31,34 +30,6 @@ logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5.0
 """How long the end of a worker waits for a write that is under way."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Saved:
-    """A checkpoint that this worker published; only a leader publishes."""
-
-    checkpoint: SavedCheckpoint
-    begun: float
-    """When its state was copied, in seconds of time.monotonic()."""
-    seconds: float
-    """From there until it was durable."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Save:
-    identity: fmt.Identity
-    begun: float
-    facts: Holding
-    """The holding without its tensors, which must be free to go in a resize."""
-    copied: HostCopy | None
-    """None: there was no memory for a copy."""
-    may_publish: Callable[[], bool]
-    abandoned: threading.Event = field(default_factory=threading.Event)
-
-    def proceed(self) -> None:
-        """Raise SaveDropped when nobody wants this save any more."""
-        if self.abandoned.is_set():
-            raise publish.SaveDropped("it was abandoned")
 
 
 class Writer:
@@ -75,22 +46,13 @@ class Writer:
         """
         self._storage = storage_at(location)
         self._job = job
-        self._keep = keep
+        self._saves = Saves(self._storage, job=job, keep=keep, deadline_seconds=deadline_seconds)
         self._deadline_seconds = deadline_seconds
         self._buffers = HostBuffers()
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
-        self._unfinished: list[_Save] = []
-        self._withdrawn: list[fmt.Identity] = []
+        self._unfinished: list[Save] = []
         self._thread: threading.Thread | None = None
-        self._expected_latest: str | None = None
-        with contextlib.suppress(OSError):
-            self._expected_latest = publish.named(publish.read_latest(self._storage))
-            if (owner := publish.owner(self._storage)) not in (None, job):
-                raise InvalidJob(
-                    f"checkpoint.path: {self._storage.location} holds checkpoints of the job {owner};"
-                    f" {job} needs a folder of its own"
-                )
         self.newest: Saved | None = None
         """The newest checkpoint that this worker published."""
         self.written_at: float | None = None
@@ -140,7 +102,7 @@ class Writer:
         may move `latest`: it is a member of the newest round it knows, or of the last one when
         that has no members. `holding.extra["samples"]` is the number of samples consumed.
         """
-        save = _Save(
+        save = Save(
             identity=fmt.identity_of(holding, job=self._job, origin=origin),
             begun=time.monotonic(),
             facts=replace(holding, tensors={}),
@@ -185,7 +147,7 @@ class Writer:
         while (work := self._queue.get()) is not None:
             work()
 
-    def _run(self, save: _Save) -> None:
+    def _run(self, save: Save) -> None:
         try:
             self._save(save)
             self.written_at = save.begun
@@ -199,115 +161,27 @@ class Writer:
                 self._unfinished.remove(save)
                 self._changed.notify_all()
 
-    def _save(self, save: _Save) -> None:
-        leads = save.facts.rank == 0
+    def _save(self, save: Save) -> None:
         try:
-            if leads:
-                self._sweep()
-            if self._is_complete(save.identity):
-                return
-            if save.copied is None:
-                raise publish.SaveDropped(
-                    "two saves are still being written: the storage is slower than the interval"
-                )
-            publish.write_part(
-                self._storage, save.copied.holding, identity=save.identity, proceed=save.proceed
-            )
+            written = self._saves.write(save)
         finally:
             if save.copied is not None:
                 self._buffers.release(save.copied)
-        if leads:
-            self._lead(save)
+        if written and save.leads:
+            self.newest = self._saves.publish(save)
+            self._saves.sweep()
 
-    def _lead(self, save: _Save) -> None:
-        """Make the parts of all ranks a checkpoint."""
-        identity = save.identity
-        pause = publish.patience(
-            deadline_seconds=self._deadline_seconds,
-            sleep=save.abandoned.wait,
-            check=lambda: self._allow(save),
-        )
-        files = publish.collect(self._storage, identity=identity, pause=pause)
-        publish.complete(
-            self._storage,
-            identity=identity,
-            entries=save.facts.entries,
-            extra=save.facts.extra,
-            files=files,
-            allow=lambda: self._allow(save),
-        )
-        self._expected_latest = identity.folder
-        folder = self._storage.within(identity.folder).location
-        self.newest = Saved(
-            checkpoint=SavedCheckpoint(step=identity.step, samples=identity.samples, path=folder),
-            begun=save.begun,
-            seconds=time.monotonic() - save.begun,
-        )
-        logger.info(
-            "checkpoint of step %d, %d samples: %s", identity.step, identity.samples, folder
-        )
-        self._sweep()
-
-    def _allow(self, save: _Save) -> bytes | None:
-        """What `latest` holds. Raises SaveDropped when this worker must not move it to this save.
-
-        Besides leaving, another leader may have been faster: then `latest` must not go back. Rounds
-        count before steps: who was excluded and cannot read that may have trained on, further than
-        those who went on without it. What `latest` named when this worker started, or what this
-        worker published, it may always leave, also for an earlier step: that is a restart.
-        """
-        save.proceed()
-        if not save.may_publish():
-            raise publish.SaveDropped("this worker is not a member of the newest round")
-        content = publish.read_latest(self._storage)
-        latest = publish.named(content)
-        newest = fmt.parse_folder_name(latest or "")
-        own = save.identity.round, save.identity.step
-        if newest and latest != self._expected_latest and (newest.round, newest.step) >= own:
-            raise publish.SaveDropped(f"{latest} is newer")
-        return content
-
-    def _is_complete(self, identity: fmt.Identity) -> bool:
-        """Whether this very state was saved before: the same step of the same world."""
-        try:
-            return self._storage.within(identity.folder).size(fmt.MANIFEST) > 0
-        except FileNotFoundError:
-            return False
-
-    def _sweep(self) -> None:
-        """Remove old checkpoints and what failed saves left; a failure only costs space."""
-        for identity in self._withdrawn:
-            publish.withdraw(self._storage, identity=identity)
-        self._withdrawn.clear()
-        try:
-            remove_obsolete(
-                self._storage,
-                job=self._job,
-                keep=self._keep,
-                abandoned_seconds=self._deadline_seconds,
-            )
-        except OSError as error:
-            logger.warning("cannot remove old checkpoints in %s: %s", self._storage.location, error)
-
-    def _fail(self, save: _Save, error: Exception) -> None:
-        identity = save.identity
+    def _fail(self, save: Save, error: Exception) -> None:
         self.failures += 1
         self._failed = True
         self.last_failure = f"{type(error).__name__}: {error}"
         logger.warning(
             "checkpoint of step %d is not saved, older ones are untouched: %s",
-            identity.step,
+            save.identity.step,
             self.last_failure,
-            exc_info=None if isinstance(error, OSError | publish.SaveDropped) else error,
+            exc_info=None if isinstance(error, OSError | SaveDropped) else error,
         )
-        if save.facts.rank == 0:
-            publish.withdraw(self._storage, identity=identity)
-            # Another rank may write its part after this: once more before the next save.
-            self._withdrawn.append(identity)
-        else:
-            publish.report_failure(
-                self._storage, identity=identity, rank=save.facts.rank, reason=self.last_failure
-            )
+        self._saves.withdraw(save, reason=self.last_failure)
 
 
 def _part_names(holding: Holding) -> list[str]:
