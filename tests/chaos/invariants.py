@@ -163,7 +163,11 @@ def leaves_nothing(found: Evidence) -> Iterator[str]:
 
 
 def keeps_to_the_limit(found: Evidence) -> Iterator[str]:
-    """There were never more pods than the maximum."""
+    """There were never more pods than the maximum.
+
+    Those that were told to end are not counted: one with nothing to hand over holds no place, and
+    the next one is created beside it, waiting for its GPU on a node that has no other.
+    """
     if found.most_pods > found.max_pods:
         yield f"{found.most_pods} pods at once, of at most {found.max_pods}"
 

@@ -51,13 +51,15 @@ class Seen:
 class KubeletArena:
     """One applied job."""
 
-    def __init__(self, run: KubeletRun, operator: Operator, *, clock_folder: Path | None) -> None:
+    def __init__(
+        self, run: KubeletRun, operator: "Restartable", *, clock_folder: Path | None
+    ) -> None:
         self.run = run
         self.operator = operator
         self.cluster = run.cluster
         self.folder = run.folder
         self.clock_folder = clock_folder
-        self.watch = Watch(run)
+        self.watch = Watch(run, operator)
 
     @contextmanager
     def operator_down(self) -> Iterator[str]:
@@ -83,6 +85,14 @@ class KubeletArena:
 
     def is_over(self) -> bool:
         return self.watch.ending is not None
+
+    def is_reachable(self) -> bool:
+        """Whether the API server, and etcd behind it, answer."""
+        try:
+            self.run.status()
+        except UNREACHABLE:
+            return False
+        return True
 
     # Whom to hit
 
@@ -123,10 +133,11 @@ class KubeletArena:
 
 
 class Watch:
-    """Looks at the job and its pods all the time."""
+    """Looks at the job and its pods all the time, and after the operator."""
 
-    def __init__(self, run: KubeletRun) -> None:
+    def __init__(self, run: KubeletRun, operator: "Restartable") -> None:
         self._run = run
+        self._operator = operator
         self._stop = threading.Event()
         self.ending: str | None = None
         """`completed`, or why it failed; None before."""
@@ -147,6 +158,7 @@ class Watch:
     def _look_on(self) -> None:
         api = self._run.cluster.admin()
         while not self._stop.wait(WATCH_SECONDS):
+            self._operator.tend()
             with contextlib.suppress(*UNREACHABLE):
                 self._look(api)
             now = time.monotonic()
@@ -172,16 +184,36 @@ class Watch:
 
 
 class Restartable(Operator):
-    """An operator that is started again without waiting until it leads, as the kubelet does it."""
+    """An operator that is started again without waiting until it leads, as the kubelet does it.
+
+    One whose lease is lost, for want of an API server, ends by itself.
+    """
+
+    def __init__(self, kubeconfig: Path, log: Path) -> None:
+        super().__init__(kubeconfig, log)
+        self._one_at_a_time = threading.Lock()
+
+    def kill(self) -> None:
+        with self._one_at_a_time:
+            super().kill()
 
     def revive(self) -> None:
-        if self._process is None:
-            self._launch()
+        """Start it again after `kill`."""
+        with self._one_at_a_time:
+            if self._process is None:
+                self._launch()
+
+    def tend(self) -> None:
+        """Start it again if it has ended by itself."""
+        with self._one_at_a_time:
+            if self._process is not None and self._process.poll() is not None:
+                self._process = None
+                self._launch()
 
 
 @contextmanager
 def kubelet_arena(
-    cluster: Cluster, operator: Operator, work: Path, strikes: Sequence[Strike]
+    cluster: Cluster, operator: Restartable, work: Path, strikes: Sequence[Strike]
 ) -> Iterator[KubeletArena]:
     """A job that was just applied, prepared for these strikes; it does not outlive the context."""
     faults = {strike.fault for strike in strikes}

@@ -19,12 +19,15 @@ from tests.chaos.local_runs import LocalRuns
 from tests.chaos.outcome import Judged
 from tests.chaos.processes import of_pods
 from tests.chaos.schedule import Fault, Strike
+from tests.cluster.api import wait_for
 from tests.cluster.cluster import Cluster
 from tests.cluster.fixtures import node_of_its_own
-from tests.e2e.kubelet.operators import Operator, install
+from tests.e2e.kubelet.operators import install
 
 DEADLINE_SECONDS = 600.0
 GONE_SECONDS = 90.0
+ANSWERS_SECONDS = 60.0
+"""For an API server that the last strike has stopped."""
 CHECKPOINTS = Path("checkpoints", "tiny")
 """Where the job of this name has them, in the folder that all jobs of a namespace may share."""
 KEPT = ("kube-root-ca.crt",)
@@ -64,12 +67,13 @@ class KubeletRuns:
 
 
 def run(
-    cluster: Cluster, operator: Operator, work: Path, strikes: Sequence[Strike]
+    cluster: Cluster, operator: Restartable, work: Path, strikes: Sequence[Strike]
 ) -> tuple[Evidence, list[Hit]]:
     """One job in a namespace of its own, and what is known about it afterwards."""
     with kubelet_arena(cluster, operator, work, strikes) as arena:
         apply = partial(kubelet_fault, arena)
         hits = play(strikes, arena, apply, deadline_seconds=DEADLINE_SECONDS)
+        wait_for(arena.is_reachable, lambda: "an API server that answers", ANSWERS_SECONDS)
         if not arena.is_over():
             (work / "account.txt").write_text(arena.run.account())
         return _collect(arena, strikes), hits
