@@ -207,7 +207,7 @@ def work(
     from concertina_trainer import worker
     from concertina_trainer.loading import load_task
     from concertina_trainer.loop.context import WorkerContext
-    from concertina_trainer.loop.session import Ending
+    from concertina_trainer.loop.ending import Ending
     from concertina_trainer.loop.status import StatusBoard
 
     log = os.open(Path(mailbox, "worker.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -75,8 +75,6 @@ def installed(world: "World") -> Iterator[None]:
         (rounds, "heartbeat_file", lambda *_: None),
         (rounds, "World", SimpleNamespace),
         (rounds, "Control", lambda group: Control(group, kernel.running.owner)),
-        (rounds, "BufferMean", lambda _: None),
-        (rounds, "buffer_names", lambda _: None),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in seams]
     level = logging.root.manager.disable

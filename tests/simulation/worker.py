@@ -21,7 +21,8 @@ from concertina_api.v1alpha1 import (
     Resize,
 )
 from concertina_trainer.agent.mailbox import WorkerStatus
-from concertina_trainer.loop.rounds import Ending, Rounds
+from concertina_trainer.loop.ending import Ending
+from concertina_trainer.loop.rounds import Rounds
 from concertina_trainer.rounds import watch
 from concertina_trainer.rounds.control import NONE, Agreement, Flags
 from concertina_trainer.rounds.transport import is_broken
@@ -486,11 +487,11 @@ class Saver:
         self._pending += 1
         kernel.after(kernel.some(0.01, 2.0), self._written, holding)
 
-    def save_now(self, holding: Any) -> None:
+    def save_now(self, holding: Any, *, within_seconds: float = 600.0) -> None:
         """Write the part and wait until the checkpoint is durable."""
         worker = self._worker
         self.save(holding)
-        end = worker.kernel.now + 600.0
+        end = worker.kernel.now + within_seconds
         while self._pending:
             if worker.kernel.now > end:
                 raise TrainingFailed(f"the last checkpoint (step {holding.step}) is not saved")

@@ -19,7 +19,8 @@ from concertina_trainer.agent.parent import die_with_parent
 from concertina_trainer.agent.settings import load_job
 from concertina_trainer.logs import WORKER_FORMAT, set_up_logs
 from concertina_trainer.loop.context import worker_context
-from concertina_trainer.loop.session import Ending, Session
+from concertina_trainer.loop.ending import Ending
+from concertina_trainer.loop.session import Session
 from concertina_trainer.loop.status import StatusBoard
 from concertina_trainer.task import Task
 from concertina_trainer.worker import excluded, failed, introduce, open_session

@@ -32,7 +32,8 @@ from concertina_trainer.loading import check_model, load_task
 from concertina_trainer.logs import WORKER_FORMAT, Logs, set_up_logs
 from concertina_trainer.loop.context import WorkerContext, worker_context
 from concertina_trainer.loop.devices import memory
-from concertina_trainer.loop.session import Ending, Session
+from concertina_trainer.loop.ending import Ending
+from concertina_trainer.loop.session import Session
 from concertina_trainer.loop.status import StatusBoard
 from concertina_trainer.loop.warm_up import warm_up
 from concertina_trainer.pod_memory import PodMemory

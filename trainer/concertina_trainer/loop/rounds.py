@@ -5,41 +5,27 @@ Entering itself is the transaction's (rounds/transaction.py).
 """
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from enum import Enum, auto
 
 from concertina_api.batch import identity
 from concertina_api.errors import RoundFailed, TrainingFailed
 from concertina_api.v1alpha1 import Intent, Membership, PodPhase
 from concertina_trainer.agent.pulse import heartbeat_file
+from concertina_trainer.loop.ending import Ending, save_last, save_without_operator
 from concertina_trainer.loop.equipment import Equipment
 from concertina_trainer.loop.keeper import Live
-from concertina_trainer.loop.step import World
+from concertina_trainer.loop.memberships import Memberships
+from concertina_trainer.loop.pause import Pause
+from concertina_trainer.loop.world import World
 from concertina_trainer.rounds.control import Control
 from concertina_trainer.rounds.phases import Phases
 from concertina_trainer.rounds.transaction import Entered, enter
 from concertina_trainer.rounds.transport import transport_for
 from concertina_trainer.rounds.watch import Watch, present
 from concertina_trainer.schedule.controller import renumbered
-from concertina_trainer.sharding.collect import buffer_names
-from concertina_trainer.statistics.buffers import BufferMean
 
 log = logging.getLogger(__name__)
-
-
-LAST_SAVE_SECONDS = 60.0
-"""How long workers that give up waiting for an operator wait for each other's parts."""
-
-
-class Ending(Enum):
-    """Why the loop ended."""
-
-    FINISHED = auto()
-    LEFT = auto()
-    EXCLUDED = auto()
-    """A round went on without this worker; it must start anew before it may join again."""
 
 
 class Rounds:
@@ -49,12 +35,15 @@ class Rounds:
         """`reached` is called at each point of the protocol (see rounds/phases.py)."""
         context = equipment.context
         self._context = context
-        self._spec = equipment.spec
         self._keeper = equipment.keeper
         self._saver = equipment.saver
         self._reporter = equipment.reporter
         self._pacing = equipment.pacing
-        self._inbox = equipment.inbox
+        self._memberships = Memberships(
+            equipment.inbox,
+            timeout_seconds=float(equipment.spec.failure_policy.arbiter_timeout_seconds),
+            announce=self._announce,
+        )
         self._loader = equipment.loader
         self._aim = equipment.aim
         self._reached = reached
@@ -65,12 +54,7 @@ class Rounds:
             heartbeat=heartbeat_file(context.mailbox, context.local_rank),
         )
         self._membership: Membership | None = None
-        self._seen: Membership | None = None
-        self._pause_from: float | None = None
-        self._last_sign: float | None = None
-        self._told_at = 0.0
-        self.tried = 0
-        """Number of the newest round that this worker has entered or tried to."""
+        self._pause = Pause()
         self.world: World | None = None
         """What steps run with; None between rounds."""
         self.ending: Ending | None = None
@@ -90,19 +74,18 @@ class Rounds:
                 self._leave(membership)
         return False
 
+    @property
+    def tried(self) -> int:
+        """Number of the newest round that this worker has entered or tried to."""
+        return self._memberships.tried
+
     def newest(self) -> int:
         """Number of the newest round that this worker sees; joiners of a new one are told."""
-        newest = self._inbox.newest()
-        if newest is None or newest.round <= self.tried:
-            return self.tried
-        if newest != self._seen:
-            self._seen = newest
-            self._announce(newest)
-        return newest.round
+        return self._memberships.newest()
 
     def paused(self) -> None:
         """A step or a piece of an evaluation has ended: a pause would begin now."""
-        self._pause_from = time.perf_counter()
+        self._pause.stepped()
 
     def abandoned(self, micro_batches: int) -> None:
         """A step was dropped, to be run again in the next round."""
@@ -119,16 +102,13 @@ class Rounds:
         `changed`: the step had begun to change the state, which therefore is none any more.
         `last_sign`: when all workers were last known to be alive, in time.perf_counter().
         """
-        self._last_sign = self._last_sign or last_sign or self._pause_from
+        self._pause.broke(last_sign=last_sign)
         log.warning("round %d broke: %s", self.tried, error)
         self._watch.idle()
         self._transport.break_off()
         if changed:
-            self.world = None
-            self._keeper.snapshots.leave()
             self._keeper.forget()
-        else:
-            self._retire_world()
+        self._retire_world()
         self._transport.close()
         self._reporter.tell(phase=PodPhase.WAITING)
 
@@ -175,10 +155,7 @@ class Rounds:
     def _due(self) -> Membership | None:
         """The membership to enter now; None to go on training in the present round."""
         if self.world is not None:
-            agreed = self.world.control.collect().round
-            if self._seen is None or agreed != self._seen.round or agreed <= self.tried:
-                return None
-            return self._seen
+            return self._memberships.agreed(self.world.control.collect().round)
         return self._awaited()
 
     def _awaited(self) -> Membership | None:
@@ -186,31 +163,21 @@ class Rounds:
 
         None: the pod must end, and no round has ever counted on this worker.
         """
-        started = self._membership is not None
-        timeout = float(self._spec.failure_policy.arbiter_timeout_seconds) if started else None
         try:
-            membership = self._inbox.await_round(self.tried, timeout=timeout)
+            membership = self._memberships.awaited(started=self._membership is not None)
         except TimeoutError as error:
-            assert timeout is not None
-            self._save_what_is_whole(within_seconds=min(timeout, LAST_SAVE_SECONDS))
+            patience = self._memberships.timeout_seconds
+            save_without_operator(self._keeper, self._saver, within_seconds=patience)
             raise TrainingFailed(str(error)) from error
         if membership is None:
             self.end(Ending.LEFT)
         return membership
 
-    def _save_what_is_whole(self, *, within_seconds: float) -> None:
-        """Save without an operator; parts of a worker that is gone are not waited for as usual."""
-        for holding in self._keeper.held[:1]:
-            try:
-                self._saver.save_now(holding, within_seconds=within_seconds)
-            except TrainingFailed as error:
-                log.warning("%s", error)
-
     def _switch(self, membership: Membership) -> None:
         phases = Phases(self._reached)
-        self._told_at = time.perf_counter()
+        self._pause.told()
         self._retire_world()
-        self.tried = self._keeper.number = membership.round
+        self._memberships.tried = self._keeper.number = membership.round
         self._watch.entering(membership.round, membership.workers())
         try:
             entered = enter(
@@ -218,7 +185,7 @@ class Rounds:
                 me=self._context.name,
                 keeper=self._keeper,
                 transport=self._transport,
-                superseded=lambda: self._inbox.newest_round() > membership.round,
+                superseded=self._memberships.is_overtaken,
                 phases=phases,
             )
         except RoundFailed as error:
@@ -249,13 +216,7 @@ class Rounds:
             reached=self._reached,
         )
         phases.mark("begin")
-        if self._pause_from is not None:
-            pause = time.perf_counter() - self._pause_from
-        else:
-            # A joiner has no step to count from: what it saw is all but the first wait.
-            pause = sum(phases.seconds.values()) - phases.seconds["greet"]
-        detection = None if self._last_sign is None else self._told_at - self._last_sign
-        self._last_sign = None
+        pause, detection = self._pause.end(phases)
         self._reporter.entered(
             entered, keeper, phases=phases, pause_seconds=pause, detection_seconds=detection
         )
@@ -267,7 +228,6 @@ class Rounds:
     def _world_of(self, live: Live, control: Control) -> World:
         return World(
             live=live,
-            buffers=BufferMean(buffer_names(live.model)),
             control=control,
             loader=self._loader,
             device=self._context.device,
@@ -288,11 +248,8 @@ class Rounds:
 
     def _leave(self, membership: Membership) -> None:
         """A round without members: save what there is, then go."""
-        self.tried = membership.round
-        # After an abandoned step, or a round that broke whole, the state is held, not live.
-        held = [self._keeper.hold()] if self._keeper.live is not None else self._keeper.held
-        for holding in held[:1]:
-            self._saver.save_now(holding)
+        self._memberships.tried = membership.round
+        save_last(self._keeper, self._saver)
         log.info("round %d has no members (%s)", membership.round, membership.intent.value)
         self.end(Ending.FINISHED if membership.intent is Intent.STOP else Ending.LEFT)
 

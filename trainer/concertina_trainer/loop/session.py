@@ -21,11 +21,12 @@ from concertina_api.errors import Diverged
 from concertina_api.v1alpha1 import JobSpec, PodPhase
 from concertina_trainer.data.loader import Loader
 from concertina_trainer.loop.context import WorkerContext
+from concertina_trainer.loop.ending import Ending
 from concertina_trainer.loop.equipment import equip
 from concertina_trainer.loop.evaluation import Evaluation
 from concertina_trainer.loop.progress import Progress
 from concertina_trainer.loop.reporting import StepFacts
-from concertina_trainer.loop.rounds import Ending, Rounds
+from concertina_trainer.loop.rounds import Rounds
 from concertina_trainer.loop.status import StatusBoard
 from concertina_trainer.loop.step import Step, StepResult, beat_every
 from concertina_trainer.rounds.control import Flags
@@ -37,8 +38,6 @@ from concertina_trainer.schedule.spikes import WHY
 from concertina_trainer.task import Task
 
 log = logging.getLogger(__name__)
-
-__all__ = ["Ending", "Session"]
 
 
 class Session:

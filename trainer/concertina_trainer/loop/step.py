@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,17 +20,13 @@ from torch.distributed.fsdp import FSDPModule
 from concertina_api.batch import accumulation, slots_of
 from concertina_api.errors import InvalidJob, TrainingFailed
 from concertina_api.v1alpha1 import GradientSync, Training
-from concertina_trainer.data.loader import Loader
-from concertina_trainer.loop.keeper import Live
-from concertina_trainer.loop.waits import Waits
-from concertina_trainer.rounds.control import BEAT_SECONDS, Agreement, Control, Flags
+from concertina_trainer.loop.world import World
+from concertina_trainer.rounds.control import BEAT_SECONDS, Agreement, Flags
 from concertina_trainer.rounds.transport import is_broken
 from concertina_trainer.schedule.order import seed_of
 from concertina_trainer.schedule.spikes import Losses, Skipped, skipped
 from concertina_trainer.sharding.restore import settle
-from concertina_trainer.statistics.buffers import BufferMean
 from concertina_trainer.statistics.norms import local_square_norm
-from concertina_trainer.statistics.probe import GradientProbe
 from concertina_trainer.task import Loss
 
 
@@ -48,29 +43,6 @@ class Geometry:
     def global_batch_size(self) -> int:
         """Samples of the step."""
         return self.num_micro_batches * self.micro_batch_size
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """What the steps of one round run with."""
-
-    live: Live
-    buffers: BufferMean
-    control: Control
-    loader: Loader
-    device: torch.device
-    before_update: Callable[[], None]
-    """Called before parameters change."""
-
-    @cached_property
-    def probe(self) -> GradientProbe:
-        """Attached in the round's first step, because that gathers every parameter: a collective."""
-        return GradientProbe(self.live.model)
-
-    @cached_property
-    def waits(self) -> Waits:
-        """Attached in the round's first step as well."""
-        return Waits(self.live.model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
