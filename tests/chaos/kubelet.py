@@ -261,7 +261,9 @@ def _mounted_on_node(cluster: Cluster, folder: Path) -> Iterator[None]:
         capture_output=True,
         text=True,
     ).stdout.strip()
-    enter = ["nsenter", f"--mount=/proc/{root.pid}/ns/mnt"]
+    # Its processes as well: umount looks itself up in /proc, which is theirs there.
+    space = f"/proc/{root.pid}/ns"
+    enter = ["nsenter", f"--mount={space}/mnt", f"--pid={space}/pid_for_children"]
     subprocess.run([*enter, "mount", "-o", "noatime", device, str(folder)], check=True)
     try:
         yield
