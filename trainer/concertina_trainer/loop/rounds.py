@@ -112,21 +112,21 @@ class Rounds:
         self._transport.close()
         self._reporter.tell(phase=PodPhase.WAITING)
 
-    def roll_back(self) -> bool:
-        """Take up the newest complete snapshot of this round; all workers call it alike.
+    def roll_back(self) -> None:
+        """Take up the newest complete snapshot of this round, if any; all workers call it alike.
 
-        Steps and samples go on: what was consumed since then is left out. False when there is no
-        such snapshot.
+        Steps and samples go on: what was consumed since then is left out.
         """
+        assert self.world is not None
         snapshot = self._keeper.snapshots.newest_of_round()
-        if snapshot is None or self.world is None:
-            return False
+        if snapshot is None:
+            log.warning("there is no snapshot of this round to go back to")
+            return
         control, self.world = self.world.control, None
         self._keeper.take_up(snapshot)
         assert self._keeper.live is not None
         self.world = self._world_of(self._keeper.live, control)
         self._reporter.rolled_back(self._keeper, snapshot)
-        return True
 
     def end(self, ending: Ending) -> None:
         """This worker's part is over."""
@@ -167,7 +167,7 @@ class Rounds:
             membership = self._memberships.awaited(started=self._membership is not None)
         except TimeoutError as error:
             patience = self._memberships.timeout_seconds
-            save_without_operator(self._keeper, self._saver, within_seconds=patience)
+            save_without_operator(self._keeper, self._saver, waited_seconds=patience)
             raise TrainingFailed(str(error)) from error
         if membership is None:
             self.end(Ending.LEFT)

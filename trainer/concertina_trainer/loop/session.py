@@ -12,14 +12,13 @@ across turns. The rounds between the steps are in loop/rounds.py.
 """
 
 import gc
-import logging
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from concertina_api.errors import Diverged
 from concertina_api.v1alpha1 import JobSpec, PodPhase
 from concertina_trainer.data.loader import Loader
+from concertina_trainer.loop.beats import Beats, beat_every
 from concertina_trainer.loop.context import WorkerContext
 from concertina_trainer.loop.ending import Ending
 from concertina_trainer.loop.equipment import equip
@@ -27,17 +26,14 @@ from concertina_trainer.loop.evaluation import Evaluation
 from concertina_trainer.loop.progress import Progress
 from concertina_trainer.loop.reporting import StepFacts
 from concertina_trainer.loop.rounds import Rounds
+from concertina_trainer.loop.skipping import check_skipped, is_roll_back_due
 from concertina_trainer.loop.status import StatusBoard
-from concertina_trainer.loop.step import Step, StepResult, beat_every
-from concertina_trainer.rounds.control import Flags
+from concertina_trainer.loop.step import Step, StepResult
 from concertina_trainer.rounds.phases import ignore
 from concertina_trainer.rounds.transport import is_broken
 from concertina_trainer.schedule.controller import Observation
 from concertina_trainer.schedule.estimator import StepStatistics
-from concertina_trainer.schedule.spikes import WHY
 from concertina_trainer.task import Task
-
-log = logging.getLogger(__name__)
 
 
 class Session:
@@ -68,20 +64,19 @@ class Session:
             board=board,
         )
         self._pacing = equipment.pacing
-        self._inbox = equipment.inbox
         self._controller = equipment.controller
         self._saver = equipment.saver
         self._reporter = equipment.reporter
         self.keeper = equipment.keeper
         self._snapshots = equipment.keeper.snapshots
         self._rounds = Rounds(equipment, reached=reached)
+        self._beats = Beats(equipment, self._rounds)
         self._evaluation = Evaluation(
             task,
             micro_batch_size=spec.batch.micro_batch_size,
             every_samples=spec.training.evaluate_every_samples,
             device=context.device,
         )
-        self._stop = False
         self._waited = 0.0
         self._tail_seconds = 0.0
         self._checked = False
@@ -159,34 +154,9 @@ class Session:
             learning_rate=self._pacing.learning_rate(progress),
             next_batch=progress.controller.batch,
             beat_every=beat_every(progress.micro_batch_seconds),
-            flags=self._flags,
+            flags=self._beats.flags,
             tail_seconds=self._tail_seconds,
         )
-
-    def _flags(self, slots_left: int) -> Flags:
-        """What this worker knows as a beat begins."""
-        return Flags(
-            round=self._rounds.newest(),
-            stop=self._stop,
-            checkpoint=self._saver.is_due(),
-            abandon=self._cannot_finish(slots_left),
-            snapshot=self._snapshot_is_due(),
-            held=self._snapshots.held,
-        )
-
-    def _snapshot_is_due(self) -> bool:
-        """Whether the leader asks for one; never of a state whose steps are being skipped."""
-        live = self.keeper.live
-        leads = live is not None and live.groups.rank == 0
-        skipping = self.progress.skipped_in_a_row > 0
-        return leads and not skipping and self._snapshots.is_due(self.progress.step)
-
-    def _cannot_finish(self, slots_left: int) -> bool:
-        """Whether the pod must end before this step is likely to."""
-        grace_left = self._inbox.grace_left()
-        if grace_left is None:
-            return False
-        return slots_left * self.progress.micro_batch_seconds > grace_left / 2
 
     def _after(self, step: Step) -> None:
         if step.broken is not None:
@@ -206,10 +176,10 @@ class Session:
             self._checked = True
         self._rounds.aim_on()
         self._tell(step, result, observation)
-        self._check_skipped(result)
+        check_skipped(self.progress, result.skipped, training=self._spec.training)
         self._snapshots.after_step(result.agreement.held, seconds=step.seconds, slots=step.slots)
-        if self._skipping_does_not_help(result) and not self._rounds.roll_back():
-            log.warning("there is no snapshot of this round to go back to")
+        if is_roll_back_due(self.progress, result.skipped, training=self._spec.training):
+            self._rounds.roll_back()
         if result.agreement.snapshot:
             self._snapshots.take(self.keeper.hold())
         self._saver.stepped(step.seconds, slots=step.slots)
@@ -252,29 +222,15 @@ class Session:
             seconds=step.seconds,
             data_seconds=waited,
         )
-        self._stop |= self._reporter.stepped(self.keeper, result, observation, facts)
-
-    def _check_skipped(self, result: StepResult) -> None:
-        in_a_row, limit = self.progress.skipped_in_a_row, self._spec.training.max_skipped_steps
-        if in_a_row > limit and result.skipped is not None:
-            raise Diverged(
-                f"{in_a_row} steps in a row were skipped (limit {limit}), the last, step"
-                f" {self.progress.step}, because {WHY[result.skipped]}"
-            )
-
-    def _skipping_does_not_help(self, result: StepResult) -> bool:
-        """Whether so many steps were skipped in a row that an older state is due."""
-        after = self._spec.training.roll_back_after
-        in_a_row = self.progress.skipped_in_a_row
-        return after is not None and result.skipped is not None and in_a_row % after == 0
+        self._beats.stop |= self._reporter.stepped(self.keeper, result, observation, facts)
 
     def _evaluate(self) -> None:
         world = self._rounds.world
         assert world is not None
         # A round that all see is entered before the next piece.
-        world.control.beat(self._flags(0))
+        world.control.beat(self._beats.flags(0))
         self.keeper.progress = self._evaluation.advance(
             world.live.model, world.live.groups, self.progress
         )
-        self._stop |= self._reporter.evaluated(self.keeper)
+        self._beats.stop |= self._reporter.evaluated(self.keeper)
         self._rounds.paused()

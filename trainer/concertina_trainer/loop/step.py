@@ -21,7 +21,7 @@ from concertina_api.batch import accumulation, slots_of
 from concertina_api.errors import InvalidJob, TrainingFailed
 from concertina_api.v1alpha1 import GradientSync, Training
 from concertina_trainer.loop.world import World
-from concertina_trainer.rounds.control import BEAT_SECONDS, Agreement, Flags
+from concertina_trainer.rounds.control import Agreement, Flags
 from concertina_trainer.rounds.transport import is_broken
 from concertina_trainer.schedule.order import seed_of
 from concertina_trainer.schedule.spikes import Losses, Skipped, skipped
@@ -335,11 +335,6 @@ class Step:
         self._world.buffers.discard()
         settle(self.model)
         self._world.live.optimizer.zero_grad(set_to_none=True)
-
-
-def beat_every(micro_batch_seconds: float) -> int:
-    """Micro-batches between two beats, from a time that all ranks agree on."""
-    return max(1, int(BEAT_SECONDS / micro_batch_seconds)) if micro_batch_seconds > 0 else 1
 
 
 def seed_forward(seed: int, device: torch.device) -> None:
