@@ -130,7 +130,7 @@ def _counting(start: FailureCount, counted: FoundFailure, *, step: int) -> dict[
         "good_step": step,
         "message": described(counted),
         "traceback": failure.traceback,
-        "samples": suspected(start.samples, failure),
+        "samples": suspected(start.samples, failure, step=step),
     }
 
 

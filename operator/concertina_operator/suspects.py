@@ -2,7 +2,9 @@
 
 Called by failures.py. A worker that fails names the micro-batch that it worked on, or the very
 sample when the data set raised. A micro-batch is the same whoever runs it, so samples are
-recognised across restarts and world sizes. Pure: no I/O, no clock.
+recognised across restarts and world sizes. A program that cannot train any samples fails at the
+same ones each time, too: before it has done a step, nothing speaks against those it failed at. Of
+memory there is as little for the others. Pure: no I/O, no clock.
 """
 
 from typing import Final
@@ -13,24 +15,22 @@ POISONED_AFTER: Final = 3
 """Failures at the same samples that blame them."""
 REMEMBERED: Final = 64
 _MAY_BE_POISON: Final = frozenset(
-    {
-        FailureCause.EXCEPTION,
-        FailureCause.OUT_OF_MEMORY,
-        FailureCause.SIGNAL,
-        FailureCause.EXIT_CODE,
-    }
+    {FailureCause.EXCEPTION, FailureCause.SIGNAL, FailureCause.EXIT_CODE}
 )
 
 
-def suspected(before: tuple[SuspectSamples, ...], failure: Failure) -> tuple[SuspectSamples, ...]:
+def suspected(
+    before: tuple[SuspectSamples, ...], failure: Failure, *, step: int
+) -> tuple[SuspectSamples, ...]:
     """The suspects after one more failure that counts; newest last.
 
+    `step` is the newest step of the run; a worker that fails while it becomes warm is in no round.
     Ranges that overlap are the same suspect, of which only what they share is left: a micro-batch
     that failed twice and then the one sample in it that the data set names.
     """
     if failure.first_sample is None or not failure.num_samples:
         return before
-    if failure.cause not in _MAY_BE_POISON:
+    if failure.cause not in _MAY_BE_POISON or not failure.round or not step:
         return before
     new = SuspectSamples(first=failure.first_sample, num_samples=failure.num_samples)
     known = next((entry for entry in before if _shared(entry, new)), None)

@@ -117,6 +117,8 @@ class FakeCluster:
     template_fault: str = ""
     capacity: int = 100
     """Pods that find a place; the others stay pending."""
+    does_steps: bool = True
+    """Whether rounds that are acknowledged also train."""
     now: float = 0.0
     pods: dict[str, FakePod] = field(default_factory=dict)
     membership: Membership | None = None
@@ -314,7 +316,7 @@ class FakeCluster:
 
     def _train(self) -> None:
         newest, present = self.membership, self.participants()
-        if newest is None or not present or self.committed != newest.round:
+        if newest is None or not present or self.committed != newest.round or not self.does_steps:
             return
         members = present[: len(newest.members)]
         if any(pod is None or pod.phase is not PodPhase.TRAINING for pod in members):

@@ -254,7 +254,7 @@ def fail_at(numbers, before, *, first, num_samples=8, cause="Exception"):
         num_samples=num_samples,
     )
     standing = a_standing(0, incarnation=f"i{number}", failure=failure)
-    return news([standing], before=before, membership=a_membership(number, 0))
+    return news([standing], before=before, membership=a_membership(number, 0), step=3)
 
 
 def test_samples_that_fail_a_third_time_are_to_blame_whoever_works_on_them():

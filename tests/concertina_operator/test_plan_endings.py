@@ -68,6 +68,25 @@ def test_samples_that_fail_three_times_fail_the_job_and_are_named():
     assert message.endswith("bad label")
 
 
+@pytest.mark.parametrize(
+    ("cause", "want"),
+    [
+        pytest.param("Exception", "BackoffLimitExceeded", id="an error in the task's code"),
+        pytest.param("OutOfMemory", "OutOfMemory", id="micro-batches that do not fit"),
+    ],
+)
+def test_a_job_that_never_trains_is_tried_to_the_limit_and_blames_no_samples(cause, want):
+    cluster = a_cluster(failure_policy={"backoff_limit": 3}, settled=False)
+    cluster.does_steps = False
+    for _ in range(4):
+        cluster.settle()
+        assert says(cluster, "Failed")[0] == "False"
+        pod = cluster.pods["tiny-lm-0"]
+        cluster.restart_workers(pod, message="broken", cause=cause, first_sample=0)
+        cluster.reconcile()
+    assert says(cluster, "Failed") == ("True", want)
+
+
 def test_a_job_that_is_given_up_for_its_memory_says_so():
     cluster = a_cluster(failure_policy={"backoff_limit": 0})
     cluster.restart_workers(cluster.pods["tiny-lm-0"], message="12 GiB", cause="OutOfMemory")

@@ -4,16 +4,16 @@ from concertina_api.v1alpha1 import Failure, SuspectSamples
 from concertina_operator.suspects import REMEMBERED, named, poison, suspected
 
 
-def at(first, num_samples=8, cause="Exception"):
+def at(first, num_samples=8, cause="Exception", number=1):
     return Failure(
-        round=1, incarnation="a", cause=cause, first_sample=first, num_samples=num_samples
+        round=number, incarnation="a", cause=cause, first_sample=first, num_samples=num_samples
     )
 
 
-def after(*failures):
+def after(*failures, step=1):
     suspects = ()
     for failure in failures:
-        suspects = suspected(suspects, failure)
+        suspects = suspected(suspects, failure, step=step)
     return [(entry.first, entry.num_samples, entry.count) for entry in suspects]
 
 
@@ -26,7 +26,9 @@ def after(*failures):
         pytest.param([at(3, 1), at(0)], [(3, 1, 2)], id="the very sample before"),
         pytest.param([at(3, 1), at(0), at(5, 1)], [(3, 1, 2), (5, 1, 1)], id="another in it"),
         pytest.param([at(0), at(8), at(0)], [(8, 8, 1), (0, 8, 2)], id="the newest is last"),
-        pytest.param([at(0, cause="OutOfMemory"), at(0)], [(0, 8, 2)], id="whatever the error"),
+        pytest.param([at(0, cause="Signal"), at(0)], [(0, 8, 2)], id="whatever the error"),
+        pytest.param([at(0, cause="OutOfMemory")], [], id="too little memory"),
+        pytest.param([at(0, number=0)], [], id="a worker that was not warm yet"),
         pytest.param([at(0, cause="Infrastructure")], [], id="a lost node"),
         pytest.param([at(0, cause="InvalidJob")], [], id="a mistake in the job"),
         pytest.param([at(None, 0)], [], id="no sample was worked on"),
@@ -35,6 +37,10 @@ def after(*failures):
 )
 def test_samples_are_recognised(failures, want):
     assert after(*failures) == want
+
+
+def test_a_program_that_has_not_trained_anything_is_to_blame_itself():
+    assert after(at(0), at(0), at(0), step=0) == []
 
 
 def test_only_so_many_are_remembered():
