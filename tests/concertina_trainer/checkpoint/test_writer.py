@@ -365,3 +365,19 @@ def test_a_full_disk_loses_nothing_and_the_next_save_works(
     save(small_disk, 4, world_size=world_size, entries=large_entries(), keep=1)
     assert found_step(small_disk) == 4
     assert len(folder_names(small_disk)) == 2
+
+
+def test_parts_of_a_state_before_the_newest_checkpoint_stay_while_they_are_saved(
+    tmp_path: Path,
+) -> None:
+    save(tmp_path, 9)
+    writers = [leader(tmp_path) for _ in range(2)]
+    for rank in (1, 0):  # the leader, which removes what is obsolete, comes last
+        held = holding(4, world_size=2, rank=rank, round_number=2)
+        writers[rank].save(held, origin=world(2), may_publish=always)
+        if rank == 1:
+            assert writers[rank].wait(60)
+    assert writers[0].wait(60)
+    for writer in writers:
+        writer.close()
+    assert found_step(tmp_path) == 4

@@ -51,8 +51,10 @@ def obsolete(
     return [item.name for item in unfinished + surplus]
 
 
-def remove_obsolete(storage: Storage, *, job: str, keep: int, abandoned_seconds: float) -> None:
-    """Remove what `obsolete` says from `storage`.
+def remove_obsolete(
+    storage: Storage, *, job: str, keep: int, abandoned_seconds: float, beside: str | None = None
+) -> None:
+    """Remove what `obsolete` says from `storage`, but not the folder `beside`.
 
     Folders of other jobs and folders whose manifest cannot be read are left to their owners; when
     `latest` is another job's, so may be what has no manifest yet, and nothing is removed. Raises
@@ -61,7 +63,8 @@ def remove_obsolete(storage: Storage, *, job: str, keep: int, abandoned_seconds:
     latest = fmt.parse_folder_name(named(read_latest(storage)) or "")
     if latest is None or owner(storage) not in (None, job):
         return
-    found = [item for name in folders(storage) if (item := _look(storage, name, job=job))]
+    names = [name for name in folders(storage) if str(name) != beside]
+    found = [item for name in names if (item := _look(storage, name, job=job))]
     for name in obsolete(found, latest=latest, keep=keep, abandoned_seconds=abandoned_seconds):
         logger.info("removing the checkpoint %s: the newest is %s, %d are kept", name, latest, keep)
         storage.within(str(name)).clear(first=fmt.MANIFEST)

@@ -85,7 +85,7 @@ class Saves:
         Raises SaveDropped, OSError, ValueError.
         """
         if save.leads:
-            self.sweep()
+            self.sweep(beside=save.identity)
         if self._is_complete(save.identity):
             return False
         if save.copied is None:
@@ -139,10 +139,14 @@ class Saves:
                 self._storage, identity=save.identity, rank=save.facts.rank, reason=reason
             )
 
-    def sweep(self) -> None:
-        """Remove old checkpoints and what failed saves left; a failure only costs space."""
+    def sweep(self, *, beside: fmt.Identity | None = None) -> None:
+        """Remove old checkpoints and what failed saves left; a failure only costs space.
+
+        `beside` is being saved: other ranks may have written their parts of it.
+        """
         for identity in self._withdrawn:
-            publish.withdraw(self._storage, identity=identity)
+            if identity != beside:
+                publish.withdraw(self._storage, identity=identity)
         self._withdrawn.clear()
         try:
             remove_obsolete(
@@ -150,6 +154,7 @@ class Saves:
                 job=self._job,
                 keep=self._keep,
                 abandoned_seconds=self._deadline_seconds,
+                beside=None if beside is None else beside.folder,
             )
         except OSError as error:
             logger.warning("cannot remove old checkpoints in %s: %s", self._storage.location, error)
