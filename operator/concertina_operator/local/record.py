@@ -1,11 +1,10 @@
 """Reads the record of a run (steps.jsonl) while it grows, and sums it up.
 
 The trainer writes the record: a row a step, a row an evaluation, a row a decision. After a return
-to an older state it replaces the file by one whose rolled-back rows are marked `discarded`.
+to an older state it marks the rows that were rolled back, where they are, as `discarded`.
 `Tail` does the reading for the live display; `read_rows` reads a whole file; `summarize` is pure.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
@@ -96,9 +95,7 @@ class Tail:
     def __init__(self, path: Path) -> None:
         """Begins at the end of what is there: a resumed run tells only what is new."""
         self._path = path
-        self._inode = 0
         self._offset = 0
-        self._num_lines = 0
         for _ in self._new_lines():
             pass
 
@@ -112,20 +109,11 @@ class Tail:
         except FileNotFoundError:
             return
         with file:
-            inode = os.fstat(file.fileno()).st_ino
-            known = 0
-            if inode != self._inode:
-                # A replaced file begins with the lines already told, in their order.
-                self._inode, self._offset, known = inode, 0, self._num_lines
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     return  # still being written
                 self._offset += len(line)
-                if known:
-                    known -= 1
-                    continue
-                self._num_lines += 1
                 yield line
 
 
