@@ -1,4 +1,4 @@
-"""Counts the failures of a job, and finds what caused them. Called by situation.py.
+"""Counts the failures of a job, and finds what caused them. Called by situation.py and offences.py.
 
 Pure: no I/O, no clock. A failure of the user's code is counted once per round, whoever it was that
 fell over first; failures that nobody's code has caused are counted apart. What was not seen (a pod
@@ -110,6 +110,14 @@ def failures(
         }
     )
     return FailureNews(count=count, found=found, counted=counted, permanent=permanent)
+
+
+def is_broken_by_infrastructure(standing: Standing) -> bool:
+    """Whether the pod's trainer failed by itself, and for nothing that its code has done."""
+    if not standing.pod.exit_code or standing.is_ending:
+        return False
+    failure = _failure_of(standing, None, None)
+    return failure is not None and failure.cause is FailureCause.INFRASTRUCTURE
 
 
 def described(found: FoundFailure) -> str:

@@ -1,9 +1,11 @@
 """Counts the losses of pods by node, and says which nodes offend too often. Called by running.py.
 
 Pure: no I/O, no clock. A loss is an offence of its node when neither the job's code nor an order had
-ended the pod: the operator had to exclude it, or Kubernetes or its node ended it. Of what was not
-seen (a pod that is gone, without a word) no node is known. Pods of one node that are lost together
-are one offence: one node fell over.
+ended the pod: the operator had to exclude it, Kubernetes or its node ended it, or its trainer gave
+up for a device or a link that is broken. What trainers on several nodes give up for at once is
+shared by them (a storage), and no node's offence. Of what was not seen (a pod that is gone, without
+a word) no node is known. Pods of one node that are lost together are one offence: one node fell
+over.
 """
 
 from collections.abc import Collection, Iterable
@@ -12,6 +14,7 @@ from typing import Final
 
 from concertina_api.v1alpha1 import Offences
 from concertina_operator.acceptance import Standing
+from concertina_operator.failures import is_broken_by_infrastructure
 from concertina_operator.observed import Phase
 
 WINDOW: Final = timedelta(hours=1)
@@ -34,13 +37,14 @@ def offences(
 
     `excluded` are the uids of pods that an arbitration takes out of the round now.
     """
-    known = tuple(before)
+    known, present = tuple(before), tuple(standings)
     counted = {uid for entry in known for uid in entry.uids}
+    broken = _broken(present)
     new: dict[str, list[str]] = {}
-    for standing in standings:
+    for standing in present:
         pod = standing.pod
         is_new = pod.node and pod.uid not in counted
-        if is_new and (pod.uid in excluded or _ended_by_its_node(standing)):
+        if is_new and (pod.uid in {*excluded, *broken} or _ended_by_its_node(standing)):
             new.setdefault(pod.node, []).append(pod.uid)
     kept = {entry.node: entry for entry in known if _counts(entry, now=now)}
     for node, uids in new.items():
@@ -69,6 +73,13 @@ def until(known: Offences) -> datetime:
 
 def _counts(known: Offences, *, now: datetime) -> bool:
     return bool(known.at) and now < until(known)
+
+
+def _broken(standings: Iterable[Standing]) -> set[str]:
+    """uids of pods whose trainers gave up for what can only be their node's fault."""
+    ended = [standing.pod for standing in standings if is_broken_by_infrastructure(standing)]
+    is_shared = len({pod.node for pod in ended}) > 1
+    return set() if is_shared else {pod.uid for pod in ended}
 
 
 def _ended_by_its_node(standing: Standing) -> bool:

@@ -60,6 +60,21 @@ def test_a_silent_member_is_an_offence_of_its_node():
     assert (entry.node, len(entry.at)) == (BAD, 1)
 
 
+def test_pods_are_kept_off_a_node_on_which_trainers_give_up_for_a_broken_device():
+    cluster = a_job_on_nodes(avoidNodeAfter=3)
+    for number in range(3):
+        victim = list(cluster.pods.values())[-1]
+        failure = {"incarnation": f"i{victim.starts}", "cause": "Infrastructure"}
+        victim.failure = failure | {"round": victim.round, "message": "uncorrectable ECC error"}
+        cluster.kill(victim, code=1)
+        cluster.reconcile()
+        assert ("NodeAvoided" in events(cluster)) == (number == 2)
+        cluster.pass_time(horizon=600)
+        assert cluster.trains
+        list(cluster.pods.values())[-1].node = BAD
+    assert cluster.job.status.failures.count == 0
+
+
 @pytest.mark.parametrize("policy", [{"avoidNodeAfter": 0}, {"avoidNodeAfter": 9}])
 def test_no_node_is_avoided_for_less(policy):
     cluster = a_job_on_nodes(**policy)

@@ -34,6 +34,36 @@ def test_what_counts_is_what_neither_the_code_nor_an_order_has_ended(pod, want):
     assert sum(counts(offences((), [lost(1, **pod)], excluded=(), now=at(0))).values()) == want
 
 
+def gave_up(index, node="n1", *, cause="Infrastructure", leaving=False, **pod):
+    """A pod whose trainer has told why it failed, and ended."""
+    failure = {"round": 1, "incarnation": f"i{index}", "cause": cause}
+    pod = {"node": node, "phase": Phase.FAILED, "exit_code": 1} | pod
+    return a_standing(index, pod=pod, failure=failure, leaving=leaving)
+
+
+@pytest.mark.parametrize(
+    ("standing", "want"),
+    [
+        pytest.param(gave_up(1), 1, id="for a device that is broken"),
+        pytest.param(gave_up(1, phase=Phase.RUNNING), 1, id="a sidecar runs on"),
+        pytest.param(lost(1, exit_code=137), 1, id="it was killed from outside"),
+        pytest.param(lost(1, exit_code=137, out_of_memory=True), 0, id="for lack of memory"),
+        pytest.param(gave_up(1, cause="Exception"), 0, id="for its code"),
+        pytest.param(gave_up(1, exit_code=None, phase=Phase.RUNNING), 0, id="it tries again"),
+        pytest.param(gave_up(1, deleting=True), 0, id="it was told to end"),
+        pytest.param(gave_up(1, leaving=True), 0, id="it has heard so first"),
+    ],
+)
+def test_a_trainer_that_gives_up_counts_when_its_code_is_not_to_blame(standing, want):
+    assert sum(counts(offences((), [standing], excluded=(), now=at(0))).values()) == want
+
+
+def test_what_trainers_of_several_nodes_give_up_for_at_once_is_no_offence_of_theirs():
+    assert offences((), [gave_up(1), gave_up(2, "n2")], excluded=(), now=at(0)) == ()
+    alone = offences((), [gave_up(1), gave_up(2)], excluded=(), now=at(0))
+    assert counts(alone) == {"n1": 1}
+
+
 def test_who_is_excluded_counts_though_its_pod_runs():
     silent = a_standing(1, pod={"node": "n1"})
     assert counts(offences((), [silent], excluded={"uid-1"}, now=at(0))) == {"n1": 1}
