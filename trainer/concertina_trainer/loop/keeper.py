@@ -5,16 +5,15 @@ The transaction of a round (rounds/transaction.py) asks for what is held, hands 
 world needs, and says whether the new objects count.
 """
 
-import json
 import logging
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
-from torch import nn
 
 from concertina_api.v1alpha1 import JobSpec
+from concertina_trainer.loop.live import Live
+from concertina_trainer.loop.part import part_of
 from concertina_trainer.loop.progress import Progress
 from concertina_trainer.rounds.agreement import Greeting, Part, Source, State
 from concertina_trainer.rounds.transport import Groups
@@ -26,35 +25,11 @@ from concertina_trainer.sharding.restore import (
     restore_optimizer,
     settle,
 )
-from concertina_trainer.sharding.state import Holding, Kind
+from concertina_trainer.sharding.state import Holding
 from concertina_trainer.snapshot.snapshots import Snapshots
 from concertina_trainer.task import Task
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, kw_only=True)
-class Live:
-    """The objects that train in one round."""
-
-    round: int
-    groups: Groups
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    average: dict[str, torch.Tensor]
-    """Local rows of the averaged parameters, by name; empty without averaging."""
-    parameters: list[nn.Parameter] = field(init=False)
-    """Trainable parameters."""
-
-    def __post_init__(self) -> None:
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-
-    @torch.no_grad()
-    def update_average(self, weight: float) -> None:
-        """average <- (1 - weight) average + weight parameters."""
-        parameters = parameter_names(self.model)
-        rows = [local_rows(name, parameters[name]) for name in self.average]
-        torch._foreach_lerp_(list(self.average.values()), rows, weight)
 
 
 class StateKeeper:
@@ -203,9 +178,9 @@ class StateKeeper:
     def _offers(self) -> Iterator[tuple[Holding, Part]]:
         """What is in memory, and how it is told."""
         for held in self.held:
-            yield held, _part(held)
+            yield held, part_of(held)
         for shard, copied in self.snapshots.offers():
-            yield shard, _part(shard).model_copy(update={"snapshot": True, "copied": copied})
+            yield shard, part_of(shard).model_copy(update={"snapshot": True, "copied": copied})
 
     def _hold(self, live: Live, progress: Progress) -> Holding:
         return hold(
@@ -224,53 +199,5 @@ def _on_host(holding: Holding) -> Holding:
     """The holding in host memory, so that the device is free for the new world."""
     if all(tensor.device.type == "cpu" for tensor in holding.tensors.values()):
         return holding
-    return Holding(
-        round=holding.round,
-        step=holding.step,
-        world_size=holding.world_size,
-        rank=holding.rank,
-        entries=holding.entries,
-        tensors={name: tensor.cpu() for name, tensor in holding.tensors.items()},
-        extra=holding.extra,
-    )
-
-
-def _part(held: Holding) -> Part:
-    return Part(
-        round=held.round,
-        step=held.step,
-        world_size=held.world_size,
-        rank=held.rank,
-        replicated=_checksums(held),
-        norms=_norms(held),
-    )
-
-
-def _checksums(held: Holding) -> dict[str, int]:
-    """Of what is equal on all ranks to the last bit: progress, optimizer options, buffers."""
-    sums = {
-        key: zlib.crc32(json.dumps(value, sort_keys=True).encode())
-        for key, value in held.extra.items()
-    }
-    for name in _replicated(held, "buffer/"):
-        data = held.tensors[name].contiguous().flatten().view(torch.uint8)
-        sums["buffer"] = zlib.crc32(data.cpu().numpy().tobytes(), sums.get("buffer", 0))
-    return sums
-
-
-def _norms(held: Holding) -> dict[str, float]:
-    """Of the optimizer's replicated tensors, by key."""
-    squares: dict[str, float] = {}
-    for name in _replicated(held, "optimizer/"):
-        key = f"optimizer state {name.rpartition('/')[2]}"
-        value = held.tensors[name].double().norm().item()
-        squares[key] = squares.get(key, 0.0) + value**2
-    return {key: value**0.5 for key, value in squares.items()}
-
-
-def _replicated(held: Holding, prefix: str) -> list[str]:
-    return [
-        name
-        for name, entry in held.entries.items()
-        if entry.kind is Kind.REPLICATED and name.startswith(prefix)
-    ]
+    on_host = {name: tensor.cpu() for name, tensor in holding.tensors.items()}
+    return replace(holding, tensors=on_host)

@@ -14,7 +14,7 @@ from concertina_api.v1alpha1 import Intent, Membership, PodPhase
 from concertina_trainer.agent.pulse import heartbeat_file
 from concertina_trainer.loop.ending import Ending, save_last, save_without_operator
 from concertina_trainer.loop.equipment import Equipment
-from concertina_trainer.loop.keeper import Live
+from concertina_trainer.loop.live import Live
 from concertina_trainer.loop.memberships import Memberships
 from concertina_trainer.loop.pause import Pause
 from concertina_trainer.loop.world import World
@@ -167,7 +167,7 @@ class Rounds:
             membership = self._memberships.awaited(started=self._membership is not None)
         except TimeoutError as error:
             patience = self._memberships.timeout_seconds
-            save_without_operator(self._keeper, self._saver, waited_seconds=patience)
+            save_without_operator(self._keeper, self._saver, within_seconds=patience)
             raise TrainingFailed(str(error)) from error
         if membership is None:
             self.end(Ending.LEFT)

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 
 from concertina_trainer.data.loader import Loader
-from concertina_trainer.loop.keeper import Live
+from concertina_trainer.loop.live import Live
 from concertina_trainer.loop.waits import Waits
 from concertina_trainer.rounds.control import Control
 from concertina_trainer.sharding.collect import buffer_names
