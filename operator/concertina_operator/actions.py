@@ -75,3 +75,5 @@ class Plan:
     """One sentence with the numbers; logged when it changes."""
     starting: tuple[str, ...] = ()
     """Pods that are there, in no round yet, and still wanted, by name."""
+    avoid: tuple[str, ...] = ()
+    """Nodes that pods are kept off that are created now."""

@@ -102,6 +102,7 @@ def _drawn_up(situation: Situation, course: Course) -> Plan:
         requeue_after=min((wait for wait in waits if wait and wait > timedelta(0)), default=None),
         reason=f"{course.state}: {course.message}; {situation.size.message}",
         starting=course.pods.starting,
+        avoid=course.pods.avoid,
     )
 
 

@@ -39,7 +39,7 @@ def test_new_pods_are_kept_off_a_node_of_repeated_losses():
     victim.rejected = "NodeLost"
     made = cluster.reconcile()
     (second,) = (action for action in made.actions if isinstance(action, CreatePod))
-    assert second.avoid == (BAD,)
+    assert second.avoid == made.avoid == (BAD,)
     (told,) = (event.message for event in made.events if event.reason == "NodeAvoided")
     assert told == (
         "2 losses on node bad within an hour: new pods avoid it until 2026-01-01T01:00:10Z"

@@ -108,7 +108,9 @@ def with_retries(plan: Plan, refused: Iterable[Refusal], *, now: datetime) -> Pl
     wanted = sorted((entry for entry in refused if entry.name in plan.starting), key=_index)
     if all(entry.again_at > now for entry in wanted):
         return plan
-    retries = (CreatePod(name=entry.name, index=_index(entry)) for entry in wanted)
+    retries = (
+        CreatePod(name=entry.name, index=_index(entry), avoid=plan.avoid) for entry in wanted
+    )
     return replace(plan, actions=(*plan.actions, *retries))
 
 

@@ -118,6 +118,14 @@ def test_refused_pods_are_tried_again_together_once_it_is_time_for_one():
     )
 
 
+def test_a_pod_that_is_tried_again_is_kept_off_the_nodes_that_are_avoided_now():
+    refusals = Refusals()
+    refusal = a_refusal(refusals, 0)
+    planned = a_plan(starting=("tiny-lm-0",), avoid=("n1", "n2"))
+    (action,) = with_retries(planned, [refusal], now=refusal.again_at).actions
+    assert action == CreatePod(name="tiny-lm-0", index=0, avoid=("n1", "n2"))
+
+
 @pytest.mark.parametrize(
     "plan",
     [
