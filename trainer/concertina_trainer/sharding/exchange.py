@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from concertina_trainer.sharding.layout import overlaps, row_range
+from concertina_trainer.sharding.messages import deliver
 from concertina_trainer.sharding.state import Entry, Holding, Kind
 
 STAGING_BYTES = 256 * 2**20
@@ -53,9 +54,7 @@ def exchange(
                 rows = _copy_whole(entry, mine, route, group_rank, device, messages)
             if rows is not None:
                 result[entry.name] = rows
-        if messages:
-            for work in dist.batch_isend_irecv(messages):
-                work.wait()
+        deliver(messages)
     return result
 
 

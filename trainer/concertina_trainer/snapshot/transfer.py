@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.distributed as dist
 
+from concertina_trainer.sharding.messages import deliver
 from concertina_trainer.snapshot.ring import Neighbours
 from concertina_trainer.snapshot.sets import Shard, SnapshotSet
 
@@ -96,16 +97,8 @@ class Transfer:
         """Send the own rows to the keeper and receive those of the charge."""
         messages = []
         if self._own.flat.numel():
-            messages.append(dist.isend(self._own.flat, self._ring.keeper, group=self._group))
+            messages.append(dist.P2POp(dist.isend, self._own.flat, self._ring.keeper, self._group))
         if self._kept.flat.numel():
-            messages.append(dist.irecv(self._kept.flat, self._ring.charge, group=self._group))
-        failed: BaseException | None = None
-        for message in messages:
-            try:
-                assert message is not None
-                message.wait()
-            except RuntimeError as error:
-                failed = error  # the other one must have ended too before its memory is used again
-        if failed is not None:
-            raise failed
+            messages.append(dist.P2POp(dist.irecv, self._kept.flat, self._ring.charge, self._group))
+        deliver(messages)
         self._kept.whole = True
