@@ -7,6 +7,7 @@ ConcertinaError
 |-- RoundFailed           the round broke; wait for the next one
 `-- TrainingFailed        training cannot go on                              (exit code 1)
     |-- SampleFailed      the task could not make the samples that it names
+    |-- StorageUnavailable  checkpoints cannot be read or saved, and no code is to blame
     `-- Diverged          too many steps in a row had to be skipped
 """
 
@@ -54,6 +55,10 @@ class SampleFailed(TrainingFailed):
         super().__init__(message)
         self.first_sample = first_sample
         self.num_samples = num_samples
+
+
+class StorageUnavailable(TrainingFailed):
+    """The storage of the checkpoints does not answer, or fails; it may be well another time."""
 
 
 class Diverged(TrainingFailed):

@@ -71,8 +71,10 @@ RULES: Final = (
         cause=FailureCause.INFRASTRUCTURE,
         why="storage failed: a device error, a stale or vanished mount, a full or read-only volume."
         " No such file, no permission, too many open files are left to who wrote the code",
+        types=frozenset({"concertina_api.StorageUnavailable"}),
         numbers=frozenset(
             {
+                errno.EBUSY,  # an object storage that has too much to do
                 errno.EIO,
                 errno.EREMOTEIO,
                 errno.ESTALE,

@@ -1,5 +1,6 @@
 """Whether a worker saves, by where its checkpoints lie and how many pods train."""
 
+import errno
 import math
 import os
 import time
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from concertina_api.errors import InvalidJob, TrainingFailed
-from concertina_api.v1alpha1 import JobSpec, Member, Membership
+from concertina_api.errors import InvalidJob, StorageUnavailable, TrainingFailed
+from concertina_api.v1alpha1 import FailureCause, JobSpec, Member, Membership
+from concertina_trainer.causes import account_of
+from concertina_trainer.checkpoint import publish
 from concertina_trainer.checkpoint.format import origin
 from concertina_trainer.checkpoint.interval import FIRST_SECONDS
 from concertina_trainer.checkpoint.writer import Writer
@@ -217,3 +220,95 @@ def test_a_worker_is_told_whether_pods_share_storage(told, want):
 def test_another_word_for_storage_is_refused():
     with pytest.raises(InvalidJob, match="CONCERTINA_STORAGE 'pod' is neither Pod nor Shared"):
         worker_context(WORKER | {"CONCERTINA_STORAGE": "pod"})
+
+
+def test_who_waits_in_vain_for_a_silent_storage_does_not_blame_the_job(saver_of):
+    saver = saver_of(grace=1.0)
+    pipe = stuck(saver, 5)
+    with pytest.raises(StorageUnavailable) as caught:
+        saver.save_now(holding(5))
+    assert account_of(caught.value).cause is FailureCause.INFRASTRUCTURE
+    with pipe.open("rb") as opened:
+        opened.read()
+
+
+def full(monkeypatch):
+    """Every write finds the disk full."""
+
+    def no_space(*_args, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(publish, "write_tensors", no_space)
+
+
+def refused(monkeypatch):
+    """Every write is refused, as by an object storage whose token has expired."""
+
+    def denied(*_args, **_options):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(publish, "write_tensors", denied)
+
+
+def failing(monkeypatch):
+    """The task's own objects do not let themselves be written."""
+
+    def wrong(*_args, **_options):
+        raise ValueError("no such dtype")
+
+    monkeypatch.setattr(publish, "write_tensors", wrong)
+
+
+OUTSIDE, USER = FailureCause.INFRASTRUCTURE, FailureCause.EXCEPTION
+
+
+@pytest.mark.parametrize(
+    ("trouble", "saved_before", "want"),
+    [
+        pytest.param(full, False, OUTSIDE, id="a full disk"),
+        pytest.param(refused, True, OUTSIDE, id="a right that was there before"),
+        pytest.param(refused, False, USER, id="a right that was never given"),
+        pytest.param(failing, True, USER, id="the task's own error"),
+    ],
+)
+def test_a_last_checkpoint_that_fails_says_whose_fault_it_is(
+    saver_of, monkeypatch, trouble, saved_before, want
+):
+    saver = saver_of()
+    if saved_before:
+        saver.save_now(holding(4))
+    trouble(monkeypatch)
+
+    with pytest.raises(
+        TrainingFailed, match=r"the last checkpoint \(step 5\) is not saved"
+    ) as told:
+        saver.save_now(holding(5))
+
+    assert account_of(told.value).cause is want
+
+
+def test_what_a_peer_could_not_save_is_not_the_leaders_fault(saver_of, monkeypatch):
+    leader, peer = (saver_of(pods=2, rank=rank) for rank in (0, 1))
+    full(monkeypatch)
+    with pytest.raises(TrainingFailed):
+        peer.save_now(holding(5, rank=1, world_size=2))
+    monkeypatch.undo()
+
+    with pytest.raises(StorageUnavailable, match=r"rank 1 could not save: OSError: .*No space"):
+        leader.save_now(holding(5, world_size=2))
+
+
+def test_parts_that_nobody_failed_to_write_are_the_jobs_fault(saver_of):
+    leader = saver_of(pods=2, grace=1.0)
+    with pytest.raises(TrainingFailed, match="no parts of others within 1 s") as caught:
+        leader.save_now(holding(5, world_size=2))
+    assert account_of(caught.value).cause is USER
+
+
+def test_an_older_save_that_is_given_up_does_not_make_the_last_one_fail(saver_of):
+    saver = saver_of(grace=4.0)
+    saver.save(holding(4, world_size=2))  # it waits for a part that does not come
+    saver.save_now(holding(5))
+
+    assert saver.last.step == 5
+    assert saver.failures == 1

@@ -31,6 +31,10 @@ class SaveDropped(ConcertinaError):
     """This save will not become a checkpoint; the next one may."""
 
 
+class PartsMissing(SaveDropped):
+    """Other ranks have written no part where this one looks for them."""
+
+
 def write_part(
     storage: Storage, holding: Holding, *, identity: fmt.Identity, proceed: Callable[[], None]
 ) -> None:
@@ -109,7 +113,7 @@ def patience(
         sleep(next(pauses))
         check()
         if time.monotonic() > end:
-            raise SaveDropped(f"no part of the ranks {missing} within {deadline_seconds:g} s")
+            raise PartsMissing(f"no part of the ranks {missing} within {deadline_seconds:g} s")
 
     return pause
 

@@ -47,6 +47,8 @@ class Save:
     copied: HostCopy | None
     """None: there was no memory for a copy."""
     may_publish: Callable[[], bool]
+    written: threading.Event = field(default_factory=threading.Event)
+    """This worker's part is there."""
     abandoned: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -95,6 +97,7 @@ class Saves:
         publish.write_part(
             self._storage, save.copied.holding, identity=save.identity, proceed=save.proceed
         )
+        save.written.set()
         return True
 
     def publish(self, save: Save) -> Saved:

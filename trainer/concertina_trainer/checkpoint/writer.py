@@ -14,6 +14,7 @@ import logging
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -61,7 +62,7 @@ class Writer:
         """What the newest save of this worker took that came to its end, from the copy on."""
         self.failures = 0
         """Saves of this worker that came to nothing."""
-        self.last_failure = ""
+        self.last_error: Exception | None = None
         """Why the newest of them did."""
         self._failed = False
 
@@ -69,6 +70,18 @@ class Writer:
     def last_saved(self) -> SavedCheckpoint | None:
         """What reports tell of `newest`."""
         return None if self.newest is None else self.newest.checkpoint
+
+    @property
+    def last_failure(self) -> str:
+        """What is told of `last_error`."""
+        error = self.last_error
+        return "" if error is None else f"{type(error).__name__}: {error}"
+
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether the oldest save that has not ended lacks nothing but parts of other ranks."""
+        with self._changed:
+            return bool(self._unfinished) and self._unfinished[0].written.is_set()
 
     @property
     def trouble(self) -> str:
@@ -174,13 +187,14 @@ class Writer:
     def _fail(self, save: Save, error: Exception) -> None:
         self.failures += 1
         self._failed = True
-        self.last_failure = f"{type(error).__name__}: {error}"
+        self.last_error = error
         logger.warning(
             "checkpoint of step %d is not saved, older ones are untouched: %s",
             save.identity.step,
             self.last_failure,
             exc_info=None if isinstance(error, OSError | SaveDropped) else error,
         )
+        traceback.clear_frames(error.__traceback__)  # which hold the tensors of the copy
         self._saves.withdraw(save, reason=self.last_failure)
 
 

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from concertina_api.errors import TrainingFailed
+from concertina_api.errors import StorageUnavailable, TrainingFailed
 from concertina_api.location import scheme
 from concertina_api.v1alpha1 import CheckpointInterval, JobSpec, Membership, SavedCheckpoint
 from concertina_trainer.checkpoint.format import origin
 from concertina_trainer.checkpoint.interval import Costs, chosen_seconds
+from concertina_trainer.checkpoint.publish import PartsMissing, SaveDropped
 from concertina_trainer.checkpoint.storage import storage_at
 from concertina_trainer.checkpoint.writer import Writer
 from concertina_trainer.rounds.watch import present
@@ -170,7 +171,7 @@ class Saver:
     def save_now(self, holding: Holding, *, within_seconds: float = FINAL_SAVE_SECONDS) -> None:
         """Save and wait until it is durable, where that can be.
 
-        Raises TrainingFailed when it could not be.
+        Raises TrainingFailed, StorageUnavailable when it could not be.
         """
         if not self._can_save:
             if self._leads:
@@ -183,12 +184,29 @@ class Saver:
         if not self._writer.wait(limit / 2):
             # What is still being written is older than this: its place in the queue is wanted.
             self._writer.abandon()
-        failures = self._writer.failures
         self.save(holding)
         done = self._writer.wait(max(0.0, end - time.monotonic()))
-        if not done or self._writer.failures > failures:
-            why = self._writer.last_failure if done else f"not within {limit:.0f} s"
-            raise TrainingFailed(f"the last checkpoint (step {holding.step}) is not saved: {why}")
+        if done and not self._writer.trouble:
+            return
+        told = f"the last checkpoint (step {holding.step}) is not saved"
+        if done:
+            error = self._writer.last_error
+            kind = StorageUnavailable if self._is_nobodys_fault(error) else TrainingFailed
+            raise kind(f"{told}: {self._writer.last_failure}") from error
+        if self._writer.waits_for_others:
+            raise TrainingFailed(f"{told}: no parts of others within {limit:.0f} s")
+        raise StorageUnavailable(f"{told}: not within {limit:.0f} s")
+
+    def _is_nobodys_fault(self, error: Exception | None) -> bool:
+        """Whether a save failed for a reason that the job did not bring.
+
+        A storage that has taken saves before does not refuse one now because of the job. What a
+        peer could not save is told by the peer; but where parts are missing that nobody failed to
+        write, the pods may each have a storage of their own.
+        """
+        if isinstance(error, OSError):
+            return self._writer.written_at is not None
+        return isinstance(error, SaveDropped) and not isinstance(error, PartsMissing)
 
     def _final_seconds(self) -> float:
         """How long the last save may take; some of a grace is left for the words about it."""
