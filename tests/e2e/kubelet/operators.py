@@ -30,7 +30,10 @@ class Operator:
         """`import_path`: where an operator of another commit is."""
         self.kubeconfig = kubeconfig
         self.log = log
-        self._environment = os.environ | {"CONCERTINA_KUBECONFIG": str(kubeconfig)}
+        self._environment = os.environ | {
+            "CONCERTINA_KUBECONFIG": str(kubeconfig),
+            "CONCERTINA_WATCH_NODES": "true",
+        }
         if import_path is not None:
             self._environment["PYTHONPATH"] = import_path
         self._process: subprocess.Popen | None = None
@@ -85,11 +88,16 @@ class Operator:
 
 def install(cluster: Cluster, folder: Path) -> Path:
     """Apply what this commit installs; a kubeconfig of the operator's account."""
-    apply_objects(cluster, install_objects(image="none"))
+    apply_objects(cluster, everything())
     wait_in_force(cluster, folder)
     return cluster.service_account_kubeconfig(
         folder / "operator.kubeconfig", namespace=NAMESPACE, name=OPERATOR
     )
+
+
+def everything() -> list[dict[str, Any]]:
+    """The objects of an installation with all that can be asked for: nodes are watched."""
+    return install_objects(image="none", notice_taints=())
 
 
 def apply_objects(cluster: Cluster, objects: Iterable[dict[str, Any]]) -> None:

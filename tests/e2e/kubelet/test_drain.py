@@ -1,4 +1,4 @@
-"""`kubectl drain` of the node under a job, with a disruption budget: no optimizer step is lost."""
+"""`kubectl drain` of the node under a job, and the notice before one: no optimizer step is lost."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +11,7 @@ from tests.e2e.kubelet.runs import KubeletRun, applied
 from tests.e2e.records import samples_in_order
 
 DRAIN_SECONDS = 150
+TAINT = "ToBeDeletedByClusterAutoscaler"
 
 
 @pytest.fixture
@@ -18,6 +19,7 @@ def usable_again(node_cluster):
     """Whatever becomes of the test, pods can be placed on the node afterwards."""
     yield
     node_cluster.run_kubectl("uncordon", NODE_NAME)
+    node_cluster.run_kubectl("taint", "node", NODE_NAME, f"{TAINT}-", check=False)
 
 
 @pytest.mark.matrix
@@ -42,6 +44,32 @@ def test_a_drain_moves_pods_one_by_one_and_takes_no_step_with_them(
         assert run.discarded() == []
         assert samples_in_order(run.steps())
         assert run.status().get("failures", {}).get("count", 0) == 0
+
+
+@pytest.mark.matrix
+def test_pods_of_a_node_that_gives_notice_save_before_anybody_ends_them(
+    node_cluster, operator, usable_again, tmp_path
+):
+    with applied(node_cluster, operator, tmp_path / "run", growing()) as run:
+        step = run.wait_steps(3, workers=2)["step"]
+        noticed = _uids(run)
+        node_cluster.run_kubectl("taint", "node", NODE_NAME, f"{TAINT}=soon:NoSchedule")
+        run.wait(lambda: not noticed & set(run.members()), "a round without the pods")
+        assert "NoticeGiven" in _events(run)
+        # The taint keeps their successors away: this is the other node that a cluster would have.
+        node_cluster.run_kubectl("taint", "node", NODE_NAME, f"{TAINT}-")
+        run.wait(lambda: len(run.members()) == 2 and not noticed & set(run.members()), "replaced")
+        last = run.wait_steps(3, workers=2, after=run.steps()[-1]["time"])
+        run.finish()
+        assert last["step"] > step
+        assert run.discarded() == []
+        assert samples_in_order(run.steps())
+        assert run.status().get("failures", {}).get("count", 0) == 0
+
+
+def _events(run: KubeletRun) -> set[str]:
+    path = f"/apis/events.k8s.io/v1/namespaces/{run.namespace}/events"
+    return {event["reason"] for event in run.api.list(path)}
 
 
 def _uids(run: KubeletRun) -> set[str]:

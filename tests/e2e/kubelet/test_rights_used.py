@@ -5,7 +5,6 @@ Runs after all other tests of this folder (conftest.py), over what the API serve
 
 import pytest
 
-from concertina_operator.cluster.install import install_objects
 from concertina_operator.cluster.rights import TRAINER
 from tests.e2e.kubelet.audited import (
     Right,
@@ -16,6 +15,7 @@ from tests.e2e.kubelet.audited import (
     used,
     used_by_trainers,
 )
+from tests.e2e.kubelet.operators import everything
 
 UNREACHED = {
     Right(
@@ -28,7 +28,7 @@ UNREACHED = {
 @pytest.fixture(scope="module")
 def accounts(node_cluster, operator):
     """Rights granted and used, of the operator and of trainers."""
-    events, objects = list(node_cluster.audit_events()), install_objects(image="none")
+    events, objects = list(node_cluster.audit_events()), everything()
     return {
         "operator": (granted(objects), used(events)),
         "trainer": (granted_to_trainers(objects), used_by_trainers(events)),
