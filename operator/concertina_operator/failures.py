@@ -1,4 +1,4 @@
-"""Counts the failures of a job, and finds what caused them. Called by situation.py and offences.py.
+"""Counts the failures of a job. Called by situation.py; what failed a pod is found in causes.py.
 
 Pure: no I/O, no clock. A failure of the user's code is counted once per round, whoever it was that
 fell over first; failures that nobody's code has caused are counted apart. What was not seen (a pod
@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import (
     Failure,
     FailureCause,
     FailureCount,
     Member,
     Membership,
-    PodPhase,
     SuspectSamples,
 )
 from concertina_operator.acceptance import Standing
-from concertina_operator.observed import PodFacts
+from concertina_operator.causes import failure_of
 from concertina_operator.suspects import poison, suspected
 
 GOOD_STEPS = 1000
@@ -34,8 +32,6 @@ _NOBODYS_FAULT = frozenset(
     {FailureCause.INFRASTRUCTURE, FailureCause.ROUND_TIMEOUT, FailureCause.NOT_STARTED}
 )
 """Causes that do not count against backoffLimit; each failure of theirs is counted apart."""
-_FROM_OUTSIDE = frozenset({1, 2, 3, 7, 9, 15})
-"""Signals that others send, and SIGBUS, a page that could not be read (trainer's causes.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +108,6 @@ def failures(
     return FailureNews(count=count, found=found, counted=counted, permanent=permanent)
 
 
-def is_broken_by_infrastructure(standing: Standing) -> bool:
-    """Whether the pod's trainer failed by itself, and for nothing that its code has done."""
-    if not standing.pod.exit_code or standing.is_ending:
-        return False
-    failure = _failure_of(standing, None, None)
-    return failure is not None and failure.cause is FailureCause.INFRASTRUCTURE
-
-
 def described(found: FoundFailure) -> str:
     """One sentence: who failed, where, and why."""
     failure = found.failure
@@ -166,7 +154,7 @@ def _forgiving(
     keys = (
         _key(standing, failure)
         for standing in standings
-        if standing.pod.uid in leaving and (failure := _failure_of(standing, None, membership))
+        if standing.pod.uid in leaving and (failure := failure_of(standing, None, membership))
     )
     if not (new := tuple(key for key in keys if key not in before.uids)):
         return before
@@ -181,7 +169,7 @@ def _found(
     for standing in standings:
         if standing.is_leaving or standing.pod.uid in leaving:
             continue
-        failure = _failure_of(standing, by_uid.get(standing.pod.uid), membership)
+        failure = failure_of(standing, by_uid.get(standing.pod.uid), membership)
         if failure is None:
             continue
         key = _key(standing, failure)
@@ -192,63 +180,6 @@ def _found(
 def _key(standing: Standing, failure: Failure) -> str:
     """Names a failure, so that it counts once."""
     return f"{standing.pod.uid}.{failure.incarnation}"[:64]
-
-
-def _failure_of(
-    standing: Standing, member: Member | None, membership: Membership | None
-) -> Failure | None:
-    """What the pod reports, else what its exit code or its end says."""
-    report, pod = standing.report, standing.pod
-    told = report.failure if report is not None else None
-    # What workers told that were started anew since does not explain an end of the pod after that.
-    is_old = told is not None and pod.ended and told.incarnation != standing.incarnation
-    if told is not None and not is_old:
-        return told
-    if pod.exit_code and not pod.disrupted:
-        return _bad_exit(standing, pod.exit_code, member, membership)
-    if not pod.ended or not _is_new(standing, membership):
-        return None
-    end = "it ended" if pod.exit_code is None else f"it ended with code {pod.exit_code}"
-    return Failure(
-        round=0,
-        incarnation=report.incarnation if report else "unreported",
-        cause=FailureCause.EXIT_CODE if pod.setup_failed else FailureCause.NOT_STARTED,
-        message=(pod.ending or f"{end} before it was in a round")[:512],
-    )
-
-
-def _bad_exit(
-    standing: Standing, code: int, member: Member | None, membership: Membership | None
-) -> Failure:
-    incarnation = standing.incarnation or "unreported"
-    told = f"exit code {code}"
-    return Failure(
-        round=membership.round if membership and member else 0,
-        incarnation=member.incarnation if member else incarnation,
-        cause=_cause_of(standing.pod, code),
-        message=(f"{told}: {standing.pod.ending}" if standing.pod.ending else told)[:512],
-        permanent=code == InvalidJob.exit_code,
-    )
-
-
-def _cause_of(pod: PodFacts, code: int) -> FailureCause:
-    """What the end of a trainer container says that has told nothing itself."""
-    if pod.out_of_memory:
-        return FailureCause.OUT_OF_MEMORY
-    if code == InvalidJob.exit_code:
-        return FailureCause.INVALID_JOB
-    number = -code if code < 0 else code - 128
-    if number in _FROM_OUTSIDE:
-        return FailureCause.INFRASTRUCTURE
-    return FailureCause.SIGNAL if number > 0 else FailureCause.EXIT_CODE
-
-
-def _is_new(standing: Standing, membership: Membership | None) -> bool:
-    """Whether no round has named the pod, as far as is known."""
-    listed = (*membership.members, *membership.leaving, *membership.lost) if membership else ()
-    was_in_a_round = standing.report is not None and standing.report.round > 0
-    is_over = standing.has_phase(PodPhase.LEFT, PodPhase.FINISHED)
-    return not (was_in_a_round or is_over or standing.pod.uid in {one.uid for one in listed})
 
 
 def _precedence(found: FoundFailure) -> tuple[bool, bool, bool, int, str]:

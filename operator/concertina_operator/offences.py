@@ -14,7 +14,7 @@ from typing import Final
 
 from concertina_api.v1alpha1 import Offences
 from concertina_operator.acceptance import Standing
-from concertina_operator.failures import is_broken_by_infrastructure
+from concertina_operator.causes import is_broken_by_infrastructure
 from concertina_operator.observed import Phase
 
 WINDOW: Final = timedelta(hours=1)
