@@ -13,8 +13,9 @@ from concertina_api.v1alpha1 import Failure, FailureCause, Membership, PodPhase,
 from concertina_operator.observed import Phase, PodFacts
 from concertina_trainer.agent.failure import may_restart
 from concertina_trainer.agent.mailbox import WorkerStatus
+from concertina_trainer.agent.publisher import Publisher
 from concertina_trainer.agent.reach import MISSES, peers
-from concertina_trainer.agent.report import AgentFacts, Publisher, compose
+from concertina_trainer.agent.report import AgentFacts, compose
 from concertina_trainer.agent.stores import RoundStores
 from tests.simulation.api_server import API, Unreachable, Watch
 from tests.simulation.kernel import Process

@@ -14,8 +14,8 @@ from concertina_trainer.agent.mailbox import (
 from concertina_trainer.agent.membership import MembershipFile
 from concertina_trainer.agent.metrics import Tally
 from concertina_trainer.agent.pod import Pod
+from concertina_trainer.agent.publisher import Publisher, ReportFile
 from concertina_trainer.agent.reach import Reach
-from concertina_trainer.agent.report import Publisher, ReportFile
 from concertina_trainer.agent.settings import settings_from
 from concertina_trainer.agent.stores import RoundStores
 from tests.concertina_trainer.agent.pods import job_manifest, wait_for

@@ -15,14 +15,8 @@ from concertina_api.v1alpha1 import (
     TrainingReport,
 )
 from concertina_trainer.agent.mailbox import WorkerStatus
-from concertina_trainer.agent.report import (
-    MAX_BYTES,
-    AgentFacts,
-    Publisher,
-    ReportFile,
-    compose,
-    size_bytes,
-)
+from concertina_trainer.agent.publisher import Publisher, ReportFile
+from concertina_trainer.agent.report import MAX_BYTES, AgentFacts, compose, size_bytes
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

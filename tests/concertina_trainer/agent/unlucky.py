@@ -19,7 +19,7 @@ def run_unlucky_agent(environment: Mapping[str, str], starts: Path, log: str) ->
     from concertina_trainer.agent.membership import MembershipFile
     from concertina_trainer.agent.metrics import Tally
     from concertina_trainer.agent.pod import Pod
-    from concertina_trainer.agent.report import Publisher, ReportFile
+    from concertina_trainer.agent.publisher import Publisher, ReportFile
     from concertina_trainer.agent.settings import settings_from
     from concertina_trainer.agent.stores import RoundStores
 

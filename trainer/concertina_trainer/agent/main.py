@@ -21,7 +21,7 @@ from concertina_trainer.agent.membership import MembershipFile, MembershipSource
 from concertina_trainer.agent.membership_watch import MembershipWatch
 from concertina_trainer.agent.metrics import PodCollector, Tally
 from concertina_trainer.agent.pod import Pod
-from concertina_trainer.agent.report import Publisher, ReportFile, ReportSink
+from concertina_trainer.agent.publisher import Publisher, ReportFile, ReportSink
 from concertina_trainer.agent.report_object import ReportObject
 from concertina_trainer.agent.settings import Channel, Files, Settings, channel_from, settings_from
 from concertina_trainer.agent.stores import RoundStores

@@ -29,9 +29,10 @@ from concertina_trainer.agent.mailbox import (
 )
 from concertina_trainer.agent.membership import MembershipSource
 from concertina_trainer.agent.metrics import Tally
+from concertina_trainer.agent.publisher import Publisher
 from concertina_trainer.agent.pulse import Pulses, heartbeat_file
 from concertina_trainer.agent.reach import Reach
-from concertina_trainer.agent.report import AgentFacts, Publisher, compose
+from concertina_trainer.agent.report import AgentFacts, compose
 from concertina_trainer.agent.settings import Settings
 from concertina_trainer.agent.stores import RoundStores
 

@@ -14,7 +14,7 @@ from typing import Any
 from concertina_api.merge_patch import merge_patch
 from concertina_api.v1alpha1 import Report, TrainingReport
 from concertina_trainer.agent.api_server import MERGE_PATCH, ApiError, ApiServer
-from concertina_trainer.agent.report import CLUSTER_PROGRESS_SECONDS
+from concertina_trainer.agent.publisher import CLUSTER_PROGRESS_SECONDS
 from concertina_trainer.agent.retry import Retry
 
 logger = logging.getLogger(__name__)
