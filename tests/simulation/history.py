@@ -6,7 +6,7 @@ The judge is told what happens and compares it with what the design promises; wh
 raised as Violation.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from concertina_trainer.schedule.controller import BatchState
@@ -50,11 +50,16 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A state that all workers of a round were told to be whole in memory, and who holds it."""
+    """A state that is whole in memory, and who holds its parts."""
 
     state: State
     holders: tuple[tuple[str, ...], ...]
     """Keys of workers by old rank."""
+
+    @property
+    def num_breakers(self) -> int:
+        """Workers that hold a part which no other holds: the loss of any of them breaks it."""
+        return len({held[0] for held in self.holders if len(set(held)) == 1})
 
     def among(self, keys: Iterable[str]) -> "Snapshot | None":
         """What is left of it among some workers; None when a part is missing."""
@@ -104,7 +109,8 @@ class Judge:
         self.live: dict[str, State | None] = {}
         """What each worker holds live or from its last round; None while a step changes it."""
         self.snapshot: Snapshot | None = None
-        """The newest one that is complete, as far as all were told."""
+        """The one that must outlast what happens: the newest of which all were told that it is
+        complete, or what a commit had to keep in place of it."""
         self.discarded: dict[State, None] = {}
         self.last_step_at = 0.0
 
@@ -114,18 +120,25 @@ class Judge:
         if not holds:
             raise Violation(promise)
 
-    def stepped(self, state: State, *, number: int, workers: Iterable[str], now: float) -> None:
+    def changes(self, state: State, *, number: int, worker: str) -> None:
+        """A worker has done its part of a step.
+
+        Each is judged by itself: who was excluded while it was cut off or frozen may do a step
+        until it learns of that, even one that members of the new round have done before.
+        """
+        self.check(
+            number >= self.committed or worker not in self.members,
+            f"{worker} does step {state.step} of round {number}, though it is in round"
+            f" {self.committed}",
+        )
+
+    def stepped(self, state: State, *, number: int, now: float) -> None:
         """All workers of a round have done a step.
 
-        Pods that are cut off from the API server and were excluded may train on until they learn of
-        it, alone: that is no part of the history.
+        One of an older round is no part of the history: see `changes`.
         """
         self.counts.steps += 1
         if number < self.committed:
-            self.check(
-                set(self.members).isdisjoint(workers),
-                f"round {number} does step {state.step} though round {self.committed} is committed",
-            )
             return
         self.check(
             state.parent is self.head,
@@ -160,8 +173,12 @@ class Judge:
         source: str,
         members: tuple[str, ...],
         participants: Iterable[str],
+        snapshots: Sequence[Snapshot],
     ) -> None:
-        """A round is committed; its members go on from the state."""
+        """A round is committed; its members go on from the state.
+
+        `snapshots` are all that members hold whole, newest first.
+        """
         self.check(number > self.committed, f"round {number} commits after round {self.committed}")
         self._check_source(state, number=number, source=source, present=set(participants))
         kept = set(state.chain())
@@ -171,9 +188,7 @@ class Judge:
             self.discarded.update(dict.fromkeys(gone))
         for one in kept:
             self.discarded.pop(one, None)
-        if self.snapshot is not None:
-            left = self.snapshot.among(members)
-            self.snapshot = left if left is not None and left.state in kept else None
+        self.snapshot = self._kept(snapshots, number=number, members=members, history=kept)
         self.counts.commits += 1
         self.counts.sources[source] = self.counts.sources.get(source, 0) + 1
         self.head, self.committed, self.members = state, number, members
@@ -192,6 +207,28 @@ class Judge:
             )
             end = state.first_sample
         self.check(end == 0, f"the first step begins with sample {end}")
+
+    def _kept(
+        self,
+        snapshots: Sequence[Snapshot],
+        *,
+        number: int,
+        members: tuple[str, ...],
+        history: Collection[State],
+    ) -> Snapshot | None:
+        """The snapshot that must stay in memory: the one that the fewest losses would break.
+
+        The members keep one of them, to have room for the first of their round. What a loss has
+        left in single parts gives way to what is safer, or newer and as safe.
+        """
+        before = self.snapshot.among(members) if self.snapshot is not None else None
+        there = [one for one in snapshots if one.state in history]
+        if before is not None and before.state in history:
+            self.check(
+                any(one.state is before.state for one in there),
+                f"the members of round {number} do not hold the snapshot of {before.state!r}",
+            )
+        return min(there, key=lambda one: one.num_breakers, default=None)
 
     def _check_source(self, state: State, *, number: int, source: str, present: set[str]) -> None:
         """The newest state that the participants have between them is taken, and nothing else."""

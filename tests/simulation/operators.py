@@ -9,6 +9,8 @@ from datetime import timedelta
 
 from concertina_api.v1alpha1 import JobStatus
 from concertina_operator.actions import CreatePod, DeletePod, Plan, PublishMembership
+from concertina_operator.cluster.lease import DURATION_SECONDS, RENEW_SECONDS
+from concertina_operator.cluster.lease import RETRY_SECONDS as RENEWAL_SECONDS
 from concertina_operator.observed import Observed
 from concertina_operator.plan import plan
 from tests.concertina_operator.factories import at
@@ -17,10 +19,6 @@ from tests.simulation.history import Judge
 from tests.simulation.kernel import Kernel, Process
 from tests.simulation.network import Network
 
-LEASE_SECONDS = 15.0
-HELD_SECONDS = 10.0
-"""How long a holder acts without having renewed it."""
-RENEW_SECONDS = 3.0
 RETRY_SECONDS = 1.0
 STATUS_SECONDS = 60.0
 _CLOCKS = ("gpus", "gpu_seconds", "training_gpu_seconds", "idle_gpu_seconds", "gpu_counted_at")
@@ -69,6 +67,10 @@ class Operator:
     def crash(self) -> None:
         """Kill -9, at whatever it is."""
         self.process.kill()
+        self._forget()
+
+    def _forget(self) -> None:
+        """What a new process does not know."""
         for watch in self._watches.values():
             watch.close()
         self._watches = {}
@@ -76,6 +78,7 @@ class Operator:
     def _main(self) -> None:
         while True:
             if not self._leads():
+                self._forget()  # a lost lease ends the process, and another begins
                 self.process.sleep(self._kernel.some(1.0, 3.0))
                 continue
             if not self._watches:
@@ -87,10 +90,12 @@ class Operator:
         """Try to hold the lease."""
         lease, now = self._lease, self._kernel.now
         if not self._reaches():
-            return now - self._renewed_at < HELD_SECONDS
-        if lease.holder != self.name and now - lease.renewed_at < LEASE_SECONDS:
+            return now - self._renewed_at < RENEW_SECONDS
+        if lease.holder != self.name and now - lease.renewed_at < DURATION_SECONDS:
             return False
-        if now - self._renewed_at > RENEW_SECONDS or lease.holder != self.name:
+        if now - self._renewed_at > RENEWAL_SECONDS or lease.holder != self.name:
+            if lease.holder != self.name:
+                self._forget()  # who leads anew lists everything anew
             lease.holder, lease.renewed_at = self.name, now
             self._renewed_at = now
         return True
@@ -117,7 +122,7 @@ class Operator:
         while not self._wake and self._kernel.now < end:
             if not self._leads():
                 return
-            left = min(end - self._kernel.now, RENEW_SECONDS)
+            left = min(end - self._kernel.now, RENEWAL_SECONDS)
             self.process.pause(left)
         if self._wake:
             self._wake = False
@@ -156,7 +161,7 @@ class Operator:
                     try:
                         answer = self._api.create_pod(action.name)
                     except Conflict:
-                        continue
+                        answer = self._api.objects["pod"][action.name]
                     self._watches["pod"].take_answer(action.name, answer.version, answer.value)
                 case DeletePod():
                     self._delete(action, version=versions.get(action.uid))
@@ -192,7 +197,7 @@ class Operator:
     def _call(self) -> None:
         """A request is on its way, for a while; its process may end before it arrives."""
         self.process.sleep(self._kernel.some(0.002, 0.05))
-        if not self._reaches() or self._kernel.now - self._renewed_at >= HELD_SECONDS:
+        if not self._reaches() or self._kernel.now - self._renewed_at >= RENEW_SECONDS:
             raise Unreachable
 
 

@@ -274,7 +274,7 @@ class Step:
         state = world.next_state(live, self._keeper.progress.controller)
         self._keeper.advance(state)
         self._judge.live[worker.key] = state
-        world.stepped(live)
+        world.stepped(live, worker)
         self.changing = False
         self._rounds.paused()
         worker.reporter.stepped(state)

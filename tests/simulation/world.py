@@ -22,7 +22,7 @@ from tests.concertina_operator.factories import at
 from tests.simulation import seams
 from tests.simulation.api_server import ApiServer
 from tests.simulation.faults import Faults
-from tests.simulation.history import Counts, Judge, State, Violation
+from tests.simulation.history import Counts, Judge, Snapshot, State, Violation
 from tests.simulation.keeper import Live
 from tests.simulation.kernel import Kernel
 from tests.simulation.network import Group, Network
@@ -202,13 +202,13 @@ class World:
             self._following[key] = following
         return following
 
-    def stepped(self, live: Live) -> None:
+    def stepped(self, live: Live, worker: Worker) -> None:
         """A worker has done a step; a round has when all its workers have."""
         state = live.state
+        self.judge.changes(state, number=live.round, worker=worker.key)
         self._finished[state] = done = self._finished.get(state, 0) + 1
         if done == live.groups.world_size:
-            workers = self.api.published[live.round].workers()
-            self.judge.stepped(state, number=live.round, workers=workers, now=self.kernel.now)
+            self.judge.stepped(state, number=live.round, now=self.kernel.now)
             self.kernel.say(f"round {live.round} has done {state!r}")
 
     def commits(self, live: Live, worker: Worker) -> None:
@@ -235,8 +235,23 @@ class World:
             source=source,
             members=members,
             participants=(*members, *workers_of(membership.leaving)),
+            snapshots=self._snapshots_of(members),
         )
         self.kernel.say(f"round {number} is committed: {state!r} from {source}")
+
+    def _snapshots_of(self, members: tuple[str, ...]) -> list[Snapshot]:
+        """What these workers hold whole between them, newest first."""
+        found: dict[tuple[int, int, int], tuple[State, dict[int, list[str]]]] = {}
+        for key in members:
+            for part, _ in self.workers[key].keeper.snapshots.offers():
+                which = part.step, part.round, part.world_size
+                _, holders = found.setdefault(which, (part.tensors["state"], {}))
+                holders.setdefault(part.rank, []).append(key)
+        return [
+            Snapshot(state=state, holders=tuple(tuple(held[rank]) for rank in range(size)))
+            for (_, _, size), (state, held) in sorted(found.items(), reverse=True)
+            if len(held) == size
+        ]
 
     def snapshot_is_complete(self, live: Live, step: int) -> None:
         """A beat says that all workers of the round hold both parts of a snapshot."""

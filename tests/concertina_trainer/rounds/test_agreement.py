@@ -136,9 +136,24 @@ def test_a_snapshot_is_told_from_a_state_in_hand():
             offers((own(0), kept(1), own(0, step=6)), (own(1), kept(0), own(1, step=6))), 4,
             id="not one whose copies are under way",
         ),
+        pytest.param(
+            offers((own(0), kept(1), own(0, step=6)), (own(1, step=6),), ()), 4,
+            id="one that hangs on one member goes before one that hangs on two",
+        ),
+        pytest.param(
+            offers((own(0), own(0, step=6), kept(1, step=6)), (own(1),), ()), 6,
+            id="also when that is the newer one",
+        ),
+        pytest.param(
+            offers(
+                (own(0), own(0, step=6, world_size=3), kept(2, step=6, world_size=3)),
+                (own(1), own(1, step=6, world_size=3), kept(0, step=6, world_size=3)),
+            ),
+            6, id="of two that hang on as many members the newest",
+        ),
     ],
 )  # fmt: skip
-def test_the_newest_snapshot_that_the_members_hold_whole_is_kept(greetings, want):
+def test_the_snapshot_that_the_loss_of_the_fewest_members_breaks_is_kept(greetings, want):
     state = kept_of(greetings)
 
     assert (state and state.step) == want

@@ -109,21 +109,21 @@ def source_of(greetings: Sequence[Greeting]) -> Source | None:
 def kept_of(greetings: Sequence[Greeting]) -> State | None:
     """The snapshot that stays in memory while there is none of the new round.
 
-    `greetings` are those of the new members. The newest of which two of them hold every part, so
-    that it outlasts one more loss: of one that is being taken neighbours have no copies yet.
-    Without any, the newest that they hold whole. What else there is, is dropped.
+    `greetings` are those of the new members. Of what they hold whole, the one that the loss of the
+    fewest of them would break, and the newest of these: none can break it where two hold every
+    part, many where neighbours have no copies yet. What else there is, is dropped.
     """
-    holders: dict[State, dict[int, int]] = {}
-    for greeting in greetings:
-        for state, rank in {(part.state, part.rank) for part in greeting.parts if part.snapshot}:
-            found = holders.setdefault(state, {})
-            found[rank] = found.get(rank, 0) + 1
-    whole = {
-        state: min(found.values())
+    holders: dict[State, dict[int, set[int]]] = {}
+    for member, greeting in enumerate(greetings):
+        for part in greeting.parts:
+            if part.snapshot:
+                holders.setdefault(part.state, {}).setdefault(part.rank, set()).add(member)
+    breakers = {
+        state: len(set().union(*(held for held in found.values() if len(held) == 1)))
         for state, found in holders.items()
         if len(found) == state.world_size
     }
-    return max(whole, key=lambda state: (whole[state] > 1, state), default=None)
+    return max(breakers, key=lambda state: (-breakers[state], state), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
