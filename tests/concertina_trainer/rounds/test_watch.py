@@ -5,6 +5,7 @@ import pytest
 from concertina_api.v1alpha1 import Member, Membership
 from concertina_trainer.agent.mailbox import put
 from concertina_trainer.agent.pulse import newest_beat
+from concertina_trainer.rounds import watch as watching
 from concertina_trainer.rounds.watch import GIVEN_UP_SECONDS, Watch, is_hopeless
 from tests.concertina_trainer.agent.pods import wait_for
 
@@ -65,3 +66,28 @@ def test_signs_of_life_come_until_the_watch_is_stopped(tmp_path):
     finally:
         watch.stop()
     wait_for(lambda: not heartbeat.exists(), lambda: "nothing is expected any more")
+
+
+def test_who_waits_on_without_connections_gives_no_more_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "STUCK_SECONDS", 0.0)
+    monkeypatch.setattr(watching, "BEAT_SECONDS", 0.0)
+    heartbeat, broken = tmp_path / "heartbeat", threading.Event()
+    watch = Watch(tmp_path, broken.set, heartbeat=heartbeat)
+
+    def beats():
+        before = newest_beat(heartbeat)
+        broken.clear()
+        assert broken.wait(DEADLINE_SECONDS)  # the thread has come round
+        return newest_beat(heartbeat) != before
+
+    try:
+        watch.training(ENTERED.round, ENTERED.workers())
+        put(tmp_path / "membership.json", a_membership(5, "b"))
+        assert broken.wait(DEADLINE_SECONDS)
+        wait_for(lambda: not beats(), lambda: "silence")
+        assert not beats()
+        watch.idle()
+        last = newest_beat(heartbeat)
+        wait_for(lambda: newest_beat(heartbeat) != last, lambda: "a sign of life")
+    finally:
+        watch.stop()

@@ -8,6 +8,8 @@ counts only when this worker still has not arrived after a while. Who leaves by 
 being entered is not in the one after it: that alone says nothing.
 
 As it runs whatever the worker waits for, it also gives the worker's signs of life (agent/pulse.py).
+It gives none any more for a worker that waits on although its connections are gone, so that the
+agent starts that worker anew: there are waits that gloo never ends (see sharding/messages.py).
 """
 
 import contextlib
@@ -24,6 +26,8 @@ INTERVAL_SECONDS = 0.05
 BEAT_SECONDS = 0.5
 GIVEN_UP_SECONDS = 2.0
 """How long entering goes on when a newer round names all members."""
+STUCK_SECONDS = 30.0
+"""How long a worker may wait on after its connections were ended."""
 
 
 class Watch:
@@ -39,6 +43,7 @@ class Watch:
         self._needed: frozenset[str] = frozenset()
         self._entering = False
         self._overtaken_at: float | None = None
+        self._broken_at: float | None = None
         self._ended = threading.Event()
         threading.Thread(target=self._run, name="concertina-watch", daemon=True).start()
 
@@ -61,19 +66,25 @@ class Watch:
     def _set(self, number: int, needed: Iterable[str], *, entering: bool) -> None:
         with self._lock:
             self._round, self._needed, self._entering = number, frozenset(needed), entering
-            self._overtaken_at = None
+            self._overtaken_at = self._broken_at = None
 
     def _run(self) -> None:
         while not self._ended.wait(INTERVAL_SECONDS):
-            self._beat()
+            if not self._is_stuck():
+                self._beat()
             newest = self._inbox.read()
             with self._lock:
                 if newest is not None and newest.round > self._round:
                     overtaken = self._overtaken_seconds()
                     if is_hopeless(newest, needed=self._needed, overtaken_seconds=overtaken):
+                        self._broken_at = self._broken_at or time.monotonic()
                         self._break_off()
         with contextlib.suppress(OSError):
             self._heartbeat.unlink(missing_ok=True)
+
+    def _is_stuck(self) -> bool:
+        broken_at = self._broken_at
+        return broken_at is not None and time.monotonic() - broken_at > STUCK_SECONDS
 
     def _beat(self) -> None:
         now = time.monotonic()
