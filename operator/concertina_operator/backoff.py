@@ -8,6 +8,7 @@ import hashlib
 from datetime import timedelta
 
 LONGEST = timedelta(seconds=600)
+LONGEST_WITH_JITTER = 2 * LONGEST
 AFTER_FAILURE = timedelta(seconds=2)
 _AFTER_GIVING_BACK = timedelta(seconds=30)
 

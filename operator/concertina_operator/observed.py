@@ -35,6 +35,9 @@ class PodFacts:
     name: str
     uid: str
     created: datetime
+    """By the clock of who created it."""
+    seen: datetime | None = None
+    """When this process first saw it; None when `created` is by the clock of the plans."""
     phase: Phase = Phase.PENDING
     placed: bool = True
     """A node is kept for it, and its GPUs with that."""
@@ -66,6 +69,11 @@ class PodFacts:
     """Why the pod is not running, in the server's words."""
 
     @property
+    def waits_since(self) -> datetime:
+        """Since when it can have been waited for, by the clock of the plans."""
+        return self.seen or self.created
+
+    @property
     def ended(self) -> bool:
         """No trainer will ever run in it again."""
         return self.exit_code is not None or self.is_terminal
@@ -91,3 +99,5 @@ class Observed:
     """The membership's name belongs to somebody else: no round can be published."""
     template_fault: str = ""
     """Why no pod can be created of the template, in words; empty when pods can be."""
+    known_since: datetime | None = None
+    """When this process first looked at the job; None when no other has planned it."""

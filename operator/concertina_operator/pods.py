@@ -58,7 +58,7 @@ def pod_changes(
 
     deadline = timedelta(seconds=policy.ready_deadline_seconds)
     began = [moment for moment in (in_force.since, waiting_since) if moment is not None]
-    left = {entry.pod.uid: max([entry.pod.created, *began]) + deadline - now for entry in kept}
+    left = {entry.pod.uid: max([entry.pod.waits_since, *began]) + deadline - now for entry in kept}
     late = [
         entry
         for entry in kept

@@ -4,7 +4,7 @@ Called by plan.py once per plan; the courses (courses.py) decide from the result
 else. Pure: no I/O, no clock.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from concertina_api.v1alpha1 import ConditionType, JobSpec, JobStatus, Membership, Scaling
@@ -14,6 +14,7 @@ from concertina_operator.attendance import Attendance, attendance
 from concertina_operator.conditions import condition
 from concertina_operator.failures import FailureNews, failures
 from concertina_operator.observed import Observed
+from concertina_operator.own_time import in_own_time
 from concertina_operator.sizing import Sizing, sizing
 
 
@@ -62,8 +63,9 @@ class Situation:
 
 def understand(observed: Observed, *, now: datetime) -> Situation:
     """The situation that a job is in."""
-    job, membership = observed.job, observed.membership
-    spec, before = job.spec, job.status
+    before = in_own_time(observed.job.status, known_since=observed.known_since, now=now)
+    job, membership = observed.job.model_copy(update={"status": before}), observed.membership
+    observed, spec = replace(observed, job=job), job.spec
     standings, refusals = accept_reports(observed)
     status = _books(observed, standings=standings, now=now)
     news = failures(

@@ -9,12 +9,16 @@ from datetime import UTC, datetime, timedelta
 
 
 class SteadyClock:
-    """The wall clock as it was when this one was made, and even time since then."""
+    """The wall clock as it was when this one was set, and even time since then."""
 
     def __init__(self) -> None:
-        self._made = datetime.now(UTC)
+        self.set()
+
+    def set(self) -> None:
+        """Takes over the wall clock's time, before anything is planned by this one."""
+        self._set_to = datetime.now(UTC)
         self._since = time.monotonic()
 
     def now(self) -> datetime:
         """Aware, in UTC."""
-        return self._made + timedelta(seconds=time.monotonic() - self._since)
+        return self._set_to + timedelta(seconds=time.monotonic() - self._since)

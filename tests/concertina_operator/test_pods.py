@@ -45,6 +45,14 @@ def test_missing_pods_get_the_lowest_numbers_that_no_pod_object_has():
     assert [creation.name for creation in answer.create] == ["tiny-lm-1", "tiny-lm-4"]
 
 
+def test_a_pod_is_given_back_by_the_time_that_this_process_has_seen_it():
+    created, seen = at(-7200), at(5)
+    answer = changes([Standing(pod=a_pod(0, created=created, seen=seen))], since=-7200)
+    assert (answer.delete, answer.requeue_after) == ((), timedelta(seconds=595))
+    answer = changes([Standing(pod=a_pod(0, created=created))], since=-7200)
+    assert answer.given_back == ("tiny-lm-0",)
+
+
 @pytest.mark.parametrize(
     ("standing", "want_reason"),
     [

@@ -27,6 +27,13 @@ def test_it_shows_the_time() -> None:
     assert before <= SteadyClock().now() <= datetime.now(UTC) + timedelta(milliseconds=10)
 
 
+def test_it_can_be_set_to_the_wall_clock_again() -> None:
+    steady = SteadyClock()
+    first = steady.now()
+    steady.set()
+    assert first <= steady.now() <= datetime.now(UTC) + timedelta(milliseconds=10)
+
+
 def test_a_step_of_the_wall_clock_does_not_move_it(tmp_path) -> None:
     folder = tmp_path / "clock"
     try:

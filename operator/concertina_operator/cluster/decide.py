@@ -85,7 +85,7 @@ class Decisions:
     ) -> tuple[Plan, Verdict | None]:
         """The plan, and what is known of the template, if it matters to the plan."""
         job, metadata = target.job, target.job.metadata
-        observed = self._watched.observe(job, refused=refused)
+        observed = self._watched.observe(job, refused=refused, now=now)
         decided = with_retries(plan(observed, now), refused, now=now)
         if not is_to_be_tried(decided, job.status, generation=metadata.generation):
             return decided, None
@@ -94,7 +94,7 @@ class Decisions:
         if verdict is None or verdict.is_valid:
             return decided, verdict
         # What was refused before is not tried again either.
-        observed = self._watched.observe(job, refused=())
+        observed = self._watched.observe(job, refused=(), now=now)
         return plan(replace(observed, template_fault=verdict.message), now), verdict
 
     def _hindrances(self, target: Target, decided: Plan) -> Mapping[ConditionType, str]:

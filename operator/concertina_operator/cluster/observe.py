@@ -8,11 +8,14 @@ Programs of users write reports, as often as they like: they wake their job only
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
 from concertina_api.v1alpha1 import AdaptiveTrainingJob
 from concertina_operator.cluster.buckets import Buckets
 from concertina_operator.cluster.facts import HeardReport, StoredMembership, observed
+from concertina_operator.cluster.first_seen import FirstSeen
 from concertina_operator.cluster.pod_facts import OwnedPod
 from concertina_operator.cluster.queue import Queue
 from concertina_operator.cluster.refusals import Refusal
@@ -37,6 +40,7 @@ class Watched:
         """By which taints a node says that it is about to be taken away; none, for most."""
         self.queue = queue
         self._pods_of: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._jobs_seen, self._pods_seen = FirstSeen(), FirstSeen()
         self._notices: dict[str, tuple[str, ...]] = {}
         """The nodes that say so, by name."""
         self._heard_at: dict[Key, float] = {}
@@ -45,24 +49,32 @@ class Watched:
             burst=REPORTS_BURST, seconds_per_token=SECONDS_PER_REPORT
         )
 
-    def observe(self, job: AdaptiveTrainingJob, *, refused: Iterable[Refusal]) -> Observed:
-        """The facts of one job; pods that the server refused are Pending."""
+    def observe(
+        self, job: AdaptiveTrainingJob, *, refused: Iterable[Refusal], now: datetime
+    ) -> Observed:
+        """The facts of one job at a moment; pods that the server refused are Pending."""
         key = Key(job.metadata.namespace, job.metadata.name)
         names = self._pods_of.get(key, set())
-        pods = [pod for name in names if (pod := self.pods.get(name)) is not None]
+        pods = [
+            self._dated(name, pod, now=now)
+            for name in names
+            if (pod := self.pods.get(name)) is not None
+        ]
         there = {pod.facts.name for pod in pods if pod.owner == job.metadata.uid}
         imagined = [
             OwnedPod(job=key, owner=job.metadata.uid, facts=refusal.as_pod())
             for refusal in refused
             if refusal.name not in there
         ]
-        return observed(
+        found = observed(
             job,
             membership=self.memberships.get(key),
             pods=[*pods, *imagined],
             reports=self.reports_of(key, job_uid=job.metadata.uid),
             notices=self._notices,
         )
+        uid = job.metadata.uid or job.metadata.name
+        return replace(found, known_since=self._jobs_seen.at(key, uid=uid, now=now))
 
     def pod_versions(self, job: Key) -> dict[str, int]:
         """resourceVersions of a job's pods, by uid."""
@@ -105,6 +117,7 @@ class Watched:
     def jobs_listed(self, keys: Iterable[Key], *, version: int) -> None:
         """These are all jobs that there were at `version`."""
         for key, _ in self.jobs.remove_unlisted(keys, version=version):
+            self._jobs_seen.forget(key)
             self.queue.add(key)
 
     def job_answer(self, document: Mapping[str, Any]) -> None:
@@ -116,11 +129,13 @@ class Watched:
     def job_gone(self, key: Key) -> None:
         """The job is deleted."""
         if self.jobs.remove(key) is not None:
+            self._jobs_seen.forget(key)
             self.queue.add(key)
 
     def pod_changed(self, key: Key, pod: OwnedPod) -> None:
         """Told by the reflector."""
         if self.pods.get(key) is None:
+            self._pods_seen.forget(key)
             names = self._pods_of[pod.job]
             names.discard(key)
             if not names:
@@ -159,6 +174,10 @@ class Watched:
             self.queue.add_after(pod.job, wait)
         else:
             self.queue.add(pod.job)
+
+    def _dated(self, key: Key, pod: OwnedPod, *, now: datetime) -> OwnedPod:
+        seen = self._pods_seen.at(key, uid=pod.facts.uid, now=now)
+        return replace(pod, facts=replace(pod.facts, seen=seen))
 
 
 def _asked(document: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -89,7 +89,8 @@ class Shell:
         `notice_taints` are keys of taints by which nodes say that they are about to be taken away;
         with None nodes are not read. `clock`: that of the plans; the wall's, held steady.
         """
-        clock = clock or SteadyClock().now
+        self._steady = SteadyClock()
+        clock = clock or self._steady.now
         self._api = api
         self._namespace = namespace
         self.is_synced = False
@@ -158,6 +159,8 @@ class Shell:
     async def run(self) -> None:
         """Works until cancelled. Raises what cannot be mended in this process."""
         loop = asyncio.get_running_loop()
+        # Who waited for the lease for days would go by a time that the machine has left since.
+        self._steady.set()
         self._metrics.watch_jobs(lambda: self._views(loop_time=loop.time()))
         async with asyncio.TaskGroup() as group:
             for reflector in self._reflectors:

@@ -43,13 +43,14 @@ def time_until_worth_it(
 ) -> timedelta | None:
     """How long a patch may wait: zero or less means write it now, None that it never needs to be.
 
-    The GPU clock is written with everything, so it tells when that was last.
+    The GPU clock is written with everything, so it tells when that was last; if it is ahead of ours,
+    somebody else did, and nobody knows when.
     """
     fields = patch.keys() - _CLOCKS
     if not fields:
         return None
     written_at = before.gpu_counted_at
-    if written_at is None or not _is_patient(patch, before=before, after=after):
+    if written_at is None or written_at > now or not _is_patient(patch, before=before, after=after):
         return timedelta(0)
     if _words(before) == _words(after):
         fields -= {"conditions"}

@@ -160,10 +160,10 @@ def test_a_pod_that_was_created_after_all_takes_the_place_of_its_refusal():
         job = job.model_copy(
             update={"metadata": job.metadata.model_copy(update={"namespace": "ml"})}
         )
-        seen = watched.observe(job, refused=refusals.of("job-uid")).pods
+        seen = watched.observe(job, refused=refusals.of("job-uid"), now=at(0)).pods
         assert [pod.message for pod in seen] == ["tiny-lm-0: quota"]
         pod_came(watched)
-        seen = watched.observe(job, refused=refusals.of("job-uid")).pods
+        seen = watched.observe(job, refused=refusals.of("job-uid"), now=at(0)).pods
         assert [pod.uid for pod in seen] == ["uid-0"]
 
     asyncio.run(test())
@@ -198,5 +198,34 @@ def test_a_pod_that_reports_without_end_wakes_its_job_only_so_often():
         assert REPORTS_BURST <= woken < 2 * REPORTS_BURST
         async with asyncio.timeout(20):
             assert await watched.queue.take() == JOB, "the last report is not looked at"
+
+    asyncio.run(test())
+
+
+def test_the_age_of_a_job_and_its_pods_counts_from_when_this_process_has_seen_them():
+    async def test():
+        watched = Watched(Queue())
+        job = a_job()
+        metadata = job.metadata.model_copy(update={"namespace": "ml"})
+        job = job.model_copy(update={"metadata": metadata})
+
+        def seen(seconds):
+            found = watched.observe(job, refused=(), now=at(seconds))
+            return found.known_since, [pod.seen for pod in found.pods]
+
+        def pod_there(uid):
+            owned = an_owned_pod(uid=uid)
+            watched.pods.put(POD, owned, version=len(uid))
+            watched.pod_changed(POD, owned)
+
+        pod_there("a")
+        assert seen(5) == (at(5), [at(5)])
+        assert seen(9) == (at(5), [at(5)])
+        pod_there("bb")
+        assert seen(12) == (at(5), [at(12)])
+        watched.pods.remove(POD)
+        watched.pod_changed(POD, an_owned_pod())
+        pod_there("ccc")
+        assert seen(20) == (at(5), [at(20)])
 
     asyncio.run(test())

@@ -37,6 +37,14 @@ def changed(**fields):
     return WRITTEN.model_copy(update=fields)
 
 
+def test_progress_is_written_at_once_after_a_leader_whose_clock_is_ahead():
+    before = changed(gpu_counted_at=at(3600))
+    after = before.model_copy(update={"progress": ProgressStatus(step=11, samples=352)})
+    patch = status_patch(before, after)
+    wait = time_until_worth_it(patch, before=before, after=after, job_uid="u", now=at(0))
+    assert wait == timedelta(0)
+
+
 def test_the_first_status_is_written_whole_zeros_too():
     patch = status_patch(JobStatus(), JobStatus(state="Starting"))
     assert patch["pods"] == {"wanted": 0, "ready": 0, "running": 0, "outdated": 0}
