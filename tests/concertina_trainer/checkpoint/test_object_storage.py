@@ -5,10 +5,13 @@ import logging
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from concertina_api.errors import CheckpointInvalid, InvalidJob
+from concertina_trainer.checkpoint.claims import claim
+from concertina_trainer.checkpoint.format import identity_of
 from concertina_trainer.checkpoint.object_storage import open_url
 from concertina_trainer.checkpoint.reader import find, load, open_checkpoint, verify
 from concertina_trainer.checkpoint.retention import remove_obsolete
@@ -170,6 +173,13 @@ def test_a_pointer_that_another_leader_has_moved_is_not_overwritten(storage: Sto
 
 
 @pytest.mark.matrix
+def test_of_several_that_claim_a_part_at_once_one_gets_it(storage: Storage) -> None:
+    identity = identity_of(holding(4), job=JOB, origin=world(1))
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(claim, storage, identity=identity, rank=0) for _ in range(4)]
+    assert sorted(each.result() for each in asked) == [False, False, False, True]
+
+
 def test_of_two_leaders_at_once_each_checkpoint_is_whole(storage: Storage) -> None:
     """Both may publish: a leader that is cut off from the newest membership does not know it."""
     save(storage, 1)

@@ -5,6 +5,7 @@ import os
 import signal
 
 from concertina_api.v1alpha1 import FailureCause, Intent, PodPhase
+from concertina_trainer.checkpoint.reader import find, load, verify
 from tests.fleet import Fleet
 from tests.tasks import job_document
 
@@ -67,3 +68,33 @@ def test_survivors_without_an_operator_end_when_its_time_is_over_and_nobody_is_b
         assert status.phase is PodPhase.FAILED
         assert status.failure.cause is FailureCause.INFRASTRUCTURE
         assert "no membership after round 1 within 1 s" in status.failure.message
+
+
+def test_survivors_without_an_operator_save_the_snapshot_that_they_hold_between_them(tmp_path):
+    """Rank 0's part is in the memory of its neighbour."""
+    job = job_document(
+        samples=10**6,
+        checkpoint={"path": "checkpoints", "everySeconds": None},
+        snapshots={"everySteps": 2},
+        failurePolicy={"arbiterTimeoutSeconds": 5},
+    )
+    with Fleet(tmp_path, job) as fleet:
+        fleet.start("a", "b", "c")
+        fleet.publish(["a", "b", "c"])
+        fleet.wait(lambda: snapshot_step(fleet, "a") > 2, "a snapshot of a step")
+        fleet.kill("a")
+        fleet.wait_end("b", "c", code=1)
+
+    round_number, step = newest_checkpoint(fleet)
+    assert round_number == 1
+    assert fleet.steps()[-1]["step"] - 8 <= step
+    checkpoint = find(tmp_path / "checkpoints", job=fleet.job.metadata.name)
+    verify(checkpoint, part=0, parts=1)
+    whole = load(checkpoint, world_size=1, rank=0)
+    assert whole.extra["samples"] == 8 * step
+
+
+def snapshot_step(fleet, name):
+    """The newest step of which all workers hold a snapshot."""
+    status = fleet.pods[name].status
+    return status.snapshot.step if status is not None and status.snapshot is not None else 0

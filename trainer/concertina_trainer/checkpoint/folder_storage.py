@@ -67,6 +67,11 @@ class FolderStorage:
         # A crash before the rename leaves a file in a folder that is removed as a whole.
         _write_durably(self.path / name, [content], temporary=self.path / by / name)
 
+    def claim(self, name: str) -> None:
+        """Put an object that nobody has put before."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / name).touch(exist_ok=False)
+
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
         (self.path / name).unlink(missing_ok=True)

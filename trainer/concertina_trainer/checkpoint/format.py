@@ -8,6 +8,7 @@ Pure: no I/O, no clock. The writer builds these models, the reader validates the
         rank-00000.json                      RankReport: size and checksums of that file
         ...
         manifest.json                        Manifest; written last: without it nothing counts
+        rank-00000.claim                     only where survivors save together (claims.py)
 
 The origin names the world that wrote the folder. Every worker derives it from the membership
 without a word to the others, and it differs after each restart of a process; so a folder is
@@ -30,6 +31,7 @@ from concertina_trainer.sharding.state import Entry, Holding, Kind
 
 MANIFEST = "manifest.json"
 LATEST = "latest"
+CLAIM_SUFFIX = ".claim"
 MAX_MANIFEST_BYTES = 2**30
 """A larger manifest is not read."""
 MAX_LATEST_BYTES = 256
@@ -74,6 +76,11 @@ def tensor_file_name(rank: int) -> str:
 def report_name(rank: int) -> str:
     """Name of the file that says that the rows of `rank` are written."""
     return f"rank-{rank:05d}.json"
+
+
+def claim_name(rank: int) -> str:
+    """Name of the object by which a worker says that it will write the rows of `rank`."""
+    return f"rank-{rank:05d}{CLAIM_SUFFIX}"
 
 
 class _Stored(Model):

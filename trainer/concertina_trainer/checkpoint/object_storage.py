@@ -143,6 +143,10 @@ class ObjectStorage:
             condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"} if found is None else {}
             self._put(path, content, condition=condition)
 
+    def claim(self, name: str) -> None:
+        """Put an object that nobody has put before."""
+        self.swap(name, b"\n", seen=None, by="")
+
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
         with contextlib.suppress(FileNotFoundError), _told(self._path(name)):

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from concertina_api.errors import CheckpointInvalid, ConcertinaError
 from concertina_trainer.checkpoint import format as fmt
+from concertina_trainer.checkpoint.claims import is_claimed
 from concertina_trainer.checkpoint.parts import written_by
 from concertina_trainer.checkpoint.storage import Storage
 from concertina_trainer.checkpoint.tensor_file import write_tensors
@@ -158,10 +159,13 @@ def complete(
 
 
 def withdraw(storage: Storage, *, identity: fmt.Identity) -> None:
-    """Remove what there is of a save that failed, unless `latest` names it. Never raises."""
+    """Remove what there is of a save that failed, unless `latest` names it. Never raises.
+
+    What survivors have claimed since is theirs: they may be writing the same state again.
+    """
     folder = storage.within(identity.folder)
     try:
-        if named(read_latest(storage)) != identity.folder:
+        if named(read_latest(storage)) != identity.folder and not is_claimed(folder):
             folder.clear(first=fmt.MANIFEST)
     except OSError as error:
         logger.warning("cannot remove the unfinished %s: %s", folder.location, error)

@@ -42,6 +42,12 @@ class Storage(Protocol):
         content there before it renames it.
         """
 
+    def claim(self, name: str) -> None:
+        """Put an object without content under a name that nobody has put one under.
+
+        Raises FileExistsError when somebody has, as far as the storage can tell.
+        """
+
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
 

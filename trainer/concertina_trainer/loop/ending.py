@@ -3,17 +3,11 @@
 The rounds (loop/rounds.py) say how it ended; worker.py makes the exit code of it.
 """
 
-import logging
 from enum import Enum, auto
 
-from concertina_api.errors import TrainingFailed
 from concertina_trainer.loop.keeper import StateKeeper
+from concertina_trainer.loop.last_save import SETTLE_SECONDS, save_together
 from concertina_trainer.loop.saving import Saver
-
-log = logging.getLogger(__name__)
-
-LAST_SAVE_SECONDS = 60.0
-"""How long workers that give up waiting for an operator wait for each other's parts."""
 
 
 class Ending(Enum):
@@ -34,9 +28,13 @@ def save_last(keeper: StateKeeper, saver: Saver) -> None:
 
 
 def save_without_operator(keeper: StateKeeper, saver: Saver, *, within_seconds: float) -> None:
-    """No membership comes any more: save what is whole, without the usual wait for lost workers."""
-    for holding in keeper.held[:1]:
-        try:
-            saver.save_now(holding, within_seconds=min(within_seconds, LAST_SAVE_SECONDS))
-        except TrainingFailed as error:
-            log.warning("%s", error)
+    """No membership comes any more: save what survivors hold between them.
+
+    They give up within this time of each other, or within SETTLE_SECONDS.
+    """
+    held = [(holding, False) for holding in keeper.held]
+    save_together(
+        saver,
+        [*held, *keeper.snapshots.offers()],
+        settle_seconds=min(within_seconds, SETTLE_SECONDS),
+    )

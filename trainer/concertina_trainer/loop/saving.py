@@ -13,7 +13,7 @@ from pathlib import Path
 from concertina_api.errors import StorageUnavailable, TrainingFailed
 from concertina_api.location import scheme
 from concertina_api.v1alpha1 import CheckpointInterval, JobSpec, Membership, SavedCheckpoint
-from concertina_trainer.checkpoint.format import origin
+from concertina_trainer.checkpoint.format import Identity, identity_of, origin
 from concertina_trainer.checkpoint.interval import Costs, chosen_seconds
 from concertina_trainer.checkpoint.publish import PartsMissing, SaveDropped
 from concertina_trainer.checkpoint.storage import storage_at
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 FINAL_SAVE_SECONDS = 600.0
 """How long a worker that is done waits for its last checkpoint; its agent may end it before."""
-
-
+MAX_ORIGINS = 16
+"""Of so many rounds the workers are known, whose states may be held or in snapshots."""
 RETRY_SECONDS = 30.0
 """After a save that came to nothing the next one is not later than this."""
 
@@ -62,6 +62,7 @@ class Saver:
         Raises InvalidJob, MissingPackage: see storage_at and Writer.
         """
         self.storage = storage_at(checkpoint_location(spec, job=job, run_dir=run_dir))
+        self._job = job
         self._every_seconds = spec.checkpoint.every_seconds
         self._measured = spec.checkpoint.interval is CheckpointInterval.MEASURED
         self._may_publish = may_publish
@@ -70,6 +71,8 @@ class Saver:
         self._num_pods = 0
         self._writer = Writer(self.storage, job=job, keep=spec.checkpoint.keep)
         self._origin = ""
+        self._origins: dict[int, str] = {}
+        """By round."""
         self._workers: frozenset[str] = frozenset()
         self._lost: frozenset[str] = frozenset()
         self._leads = False
@@ -93,9 +96,11 @@ class Saver:
             self._costs = self._costs.lost()
         self._lost = lost
         self._num_pods = len(membership.members)
-        if rank == 0 and not self._can_save:
+        if rank == 0 and not self.can_save:
             log.warning("%s", self._why_not())
-        self._origin = origin(membership.workers())
+        self._origin = self._origins[membership.round] = origin(membership.workers())
+        if len(self._origins) > MAX_ORIGINS:
+            del self._origins[min(self._origins)]
         if self._joined_at is None:
             self._joined_at = time.monotonic()
         self._leads = rank == 0
@@ -123,7 +128,7 @@ class Saver:
     @property
     def interval_seconds(self) -> float | None:
         """Time between two saves; None when it saves at its ends alone, or cannot save now."""
-        every = self._every_seconds if self._can_save else None
+        every = self._every_seconds if self.can_save else None
         if every is None or not self._measured:
             return every
         return chosen_seconds(self._costs, longest=every, writing_seconds=self._writer.last_seconds)
@@ -162,24 +167,33 @@ class Saver:
     def save(self, holding: Holding) -> None:
         """Copy the state and write it in the background."""
         start = time.perf_counter()
-        self._writer.save(holding, origin=self._origin, may_publish=self._may_publish)
+        self._writer.save(holding, origin=self._origin_of(holding), may_publish=self._may_publish)
         self.blocking_seconds = time.perf_counter() - start
         self._last = time.monotonic()
         self._costs = self._costs.begun(self.blocking_seconds)
         self._writing = True
 
-    def save_now(self, holding: Holding, *, within_seconds: float = FINAL_SAVE_SECONDS) -> None:
+    def identity_of(self, holding: Holding) -> Identity:
+        """As what it is saved; all workers of the round that it was trained in say the same."""
+        return identity_of(holding, job=self._job, origin=self._origin_of(holding))
+
+    def drop_pending(self, *, within_seconds: float) -> bool:
+        """Drop what is being written; False when the storage does not let go of it in time."""
+        self._writer.abandon()
+        return self._writer.wait(within_seconds)
+
+    def save_now(self, holding: Holding) -> None:
         """Save and wait until it is durable, where that can be.
 
         Raises TrainingFailed, StorageUnavailable when it could not be.
         """
-        if not self._can_save:
+        if not self.can_save:
             if self._leads:
                 log.warning(
                     "the state of step %d ends with the pods: %s", holding.step, self._why_not()
                 )
             return
-        limit = min(self._final_seconds(), within_seconds)
+        limit = self._final_seconds()
         end = time.monotonic() + limit
         if not self._writer.wait(limit / 2):
             # What is still being written is older than this: its place in the queue is wanted.
@@ -216,9 +230,12 @@ class Saver:
         )
 
     @property
-    def _can_save(self) -> bool:
+    def can_save(self) -> bool:
         """Whether the leader sees the parts of all workers; those of one pod share its folder."""
         return self._shares_storage or self._num_pods <= 1
+
+    def _origin_of(self, holding: Holding) -> str:
+        return self._origins.get(holding.round, self._origin)
 
     def _why_not(self) -> str:
         return (
