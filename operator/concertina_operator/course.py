@@ -15,6 +15,7 @@ from concertina_operator.actions import DeletePod, Event, EventType
 from concertina_operator.backoff import after_giving_back
 from concertina_operator.conditions import Claim, holds
 from concertina_operator.departures import InForce
+from concertina_operator.nodes import allowance_events
 from concertina_operator.pods import PodChanges, cleanup, pod_changes
 from concertina_operator.rounds import NextRound, RoundReason, concluded, dismissed
 from concertina_operator.situation import Situation
@@ -214,7 +215,10 @@ def given_back(situation: Situation) -> Course:
         course,
         # Nodes that were avoided may be the only ones with room.
         intends={**IDLE, "retry": retry, "offences": ()},
-        events=(Event(type=EventType.WARNING, reason="PodsReleased", message=message),),
+        events=(
+            Event(type=EventType.WARNING, reason="PodsReleased", message=message),
+            *allowance_events(situation),
+        ),
         waits=(pause,),
     )
 

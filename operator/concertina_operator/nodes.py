@@ -1,8 +1,9 @@
-"""Decides which nodes the new pods of a job are kept off, and says so. Called by running.py.
+"""Decides which nodes the new pods of a job are kept off, and says so. Called by the courses.
 
 Pure: no I/O, no clock. Nodes on which pods were lost again and again (offences.py) are avoided, and
 so are those that a starting pod has to leave before it was in a round. It never comes to no node
-being left: when a pod finds no place in time, none is avoided any more.
+being left: when a job finds no place to train at all in time, none is avoided any more. A job that
+trains, and merely wants more pods than find a place, goes on without these nodes.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -12,6 +13,7 @@ from concertina_operator.actions import Event, EventType
 from concertina_operator.departures import InForce
 from concertina_operator.offences import MOST_AVOIDED, avoided, until
 from concertina_operator.situation import Situation
+from concertina_operator.sizing import smallest_size
 
 
 def nodes_to_avoid(
@@ -30,17 +32,15 @@ def nodes_to_avoid(
     return tuple(sorted({*_offenders(situation, known), *sorted(left)[:MOST_AVOIDED]}))
 
 
-def is_cornered(situation: Situation, *, given_back: Collection[str]) -> bool:
-    """Whether pods found no place in time while nodes were avoided: better these than none."""
-    return bool(_offenders(situation, situation.before.offences)) and any(
+def is_cornered(situation: Situation, *, in_force: InForce, given_back: Collection[str]) -> bool:
+    """Whether pods found no place in time to train at all: better the avoided nodes than none."""
+    return len(in_force.members) < smallest_size(situation.spec.pods) and any(
         entry.pod.name in given_back and not entry.pod.placed for entry in situation.standings
     )
 
 
-def node_events(
-    situation: Situation, known: tuple[Offences, ...], *, given_back: Collection[str]
-) -> Iterator[Event]:
-    """Which nodes are avoided from now on, or no more."""
+def avoidance_events(situation: Situation, known: tuple[Offences, ...]) -> Iterator[Event]:
+    """Which nodes are avoided from now on."""
     earlier = _offenders(situation, situation.before.offences)
     by_node = {entry.node: entry for entry in known}
     for node in _offenders(situation, known):
@@ -50,7 +50,11 @@ def node_events(
                 f" until {until(by_node[node]):%Y-%m-%dT%H:%M:%SZ}"
             )
             yield Event(type=EventType.WARNING, reason="NodeAvoided", message=text)
-    if is_cornered(situation, given_back=given_back):
+
+
+def allowance_events(situation: Situation) -> Iterator[Event]:
+    """Which nodes are avoided no more, when all are forgiven now."""
+    if earlier := _offenders(situation, situation.before.offences):
         text = f"pods found no place without {', '.join(earlier)}: no node is avoided any more"
         yield Event(type=EventType.WARNING, reason="NodesAllowed", message=text)
 

@@ -16,7 +16,12 @@ from concertina_operator.backoff import AFTER_FAILURE, after_giving_back, backof
 from concertina_operator.course import Course, in_force
 from concertina_operator.departures import InForce
 from concertina_operator.failures import described
-from concertina_operator.nodes import is_cornered, node_events, nodes_to_avoid
+from concertina_operator.nodes import (
+    allowance_events,
+    avoidance_events,
+    is_cornered,
+    nodes_to_avoid,
+)
 from concertina_operator.offences import offences
 from concertina_operator.pods import PodChanges, pod_changes
 from concertina_operator.rounds import NextRound, RoundReason, held, next_round, probed, reopened
@@ -52,6 +57,7 @@ def running(situation: Situation) -> Course:
         now=situation.now,
         avoid=nodes_to_avoid(situation, blamed, in_force=force),
     )
+    cornered = is_cornered(situation, in_force=force, given_back=changes.given_back)
     retry = _retry_after_pods(situation, retry, changes, force)
     below_since = (
         (situation.before.below_min_since or situation.now) if is_below_min(situation) else None
@@ -71,7 +77,7 @@ def running(situation: Situation) -> Course:
             "retry": retry,
             "waiting_since": None if trains else waiting_since,
             "below_min_since": below_since,
-            "offences": () if is_cornered(situation, given_back=changes.given_back) else blamed,
+            "offences": () if cornered else blamed,
             **_probe(situation, verdict),
         },
         claims=(
@@ -79,7 +85,8 @@ def running(situation: Situation) -> Course:
             pods_ready(situation, force, changes, retry),
         ),
         events=(
-            *node_events(situation, blamed, given_back=changes.given_back),
+            *avoidance_events(situation, blamed),
+            *(allowance_events(situation) if cornered else ()),
             *events_of(situation, changes),
         ),
         waits=tuple(waits),

@@ -10,9 +10,9 @@ from tests.concertina_operator.planned import a_cluster, events
 BAD, GOOD = "bad", "good"
 
 
-def a_job_on_nodes(**policy):
+def a_job_on_nodes(*, pods=None, **policy):
     """A job of two pods, the second on a bad node."""
-    cluster = a_cluster(effective=64, failure_policy=policy)
+    cluster = a_cluster(effective=64, pods=pods, failure_policy=policy)
     for pod, node in zip(cluster.pods.values(), (GOOD, BAD), strict=True):
         pod.node = node
     return cluster
@@ -84,11 +84,35 @@ def test_no_node_is_avoided_for_less(policy):
         cluster.now += 10
 
 
-def test_when_no_other_node_has_room_none_is_avoided_any_more():
+def test_a_job_that_trains_and_wants_more_than_there_is_goes_on_avoiding():
     cluster = a_job_on_nodes(avoidNodeAfter=1)
     cluster.capacity = 1
-    (created,) = lose(cluster)
-    assert created.avoid == (BAD,)
+    lose(cluster)
+    told = []
+    for _ in range(20):
+        cluster.now += 60
+        cluster.reconcile()
+        told += events(cluster)
+        cluster.settle()
+    assert "PodGivenBack" in told
+    assert "NodesAllowed" not in told
+    assert [entry.node for entry in cluster.job.status.offences] == [BAD]
+    assert (cluster.trains, len(cluster.members)) == (True, 1)
+
+
+@pytest.mark.parametrize(
+    ("pods", "capacity"),
+    [
+        pytest.param({"min": 2, "max": 4}, 1, id="fewer than the smallest size"),
+        pytest.param({"min": 1, "max": 4}, 0, id="none at all"),
+    ],
+)
+def test_when_no_other_node_has_room_to_train_none_is_avoided_any_more(pods, capacity):
+    cluster = a_job_on_nodes(pods=pods, avoidNodeAfter=1)
+    cluster.capacity = capacity
+    if not capacity:
+        next(iter(cluster.pods.values())).rejected = "NodeLost"
+    assert all(BAD in created.avoid for created in lose(cluster))
     told = []
     for _ in range(20):
         cluster.now += 60
