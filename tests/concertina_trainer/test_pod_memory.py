@@ -89,6 +89,7 @@ def test_a_process_that_the_kernel_kills_for_its_memory_is_counted(small_group):
         usage_file="memory.usage_in_bytes",
         events_file="memory.oom_control",
         cache_key="total_cache",
+        shared_key="total_shmem",
     )
     assert (memory.limit_bytes(), memory.kills()) == (64 * 2**20, 0)
     code = (
@@ -122,19 +123,19 @@ def limited(folder, files):
         (folder / name).write_text(str(text))
 
 
-def version_2(limit, used, cache=0):
+def version_2(limit, used, cache=0, shared=0):
     return {
         "memory.max": f"{limit}\n",
         "memory.current": f"{used}\n",
-        "memory.stat": f"anon {used}\nfile {cache}\n",
+        "memory.stat": f"anon {used}\nfile {cache}\nshmem {shared}\n",
     }
 
 
-def version_1(limit, used, cache=0):
+def version_1(limit, used, cache=0, shared=0):
     return {
         "memory.limit_in_bytes": f"{limit}\n",
         "memory.usage_in_bytes": f"{used}\n",
-        "memory.stat": f"cache 1\ntotal_cache {cache}\n",
+        "memory.stat": f"cache 1\nshmem 1\ntotal_cache {cache}\ntotal_shmem {shared}\n",
     }
 
 
@@ -148,6 +149,21 @@ def test_without_a_limit_the_machine_counts(tmp_path):
 def test_a_container_sees_its_group_at_the_root_and_file_cache_counts_as_free(tmp_path):
     machine(tmp_path, cgroup="0::/\n")
     limited(tmp_path / "sys/fs/cgroup", version_2(4 * GIB, 3 * GIB, cache=GIB))
+
+    assert host_memory(tmp_path) == HostMemory(limit=4 * GIB, used=2 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("folder", "files", "cgroup"),
+    [
+        pytest.param("", version_2, "0::/\n", id="version 2"),
+        pytest.param("memory", version_1, "4:memory:/\n", id="version 1"),
+    ],
+)
+def test_shared_memory_is_no_cache_that_is_given_back(tmp_path, folder, files, cgroup):
+    machine(tmp_path, cgroup=cgroup)
+    told = files(4 * GIB, 3 * GIB, cache=2 * GIB, shared=GIB)
+    limited(tmp_path / "sys/fs/cgroup" / folder, told)
 
     assert host_memory(tmp_path) == HostMemory(limit=4 * GIB, used=2 * GIB)
 

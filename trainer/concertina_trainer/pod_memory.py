@@ -21,7 +21,7 @@ class HostMemory:
 
     limit: int
     used: int
-    """Without file caches: the kernel gives those back."""
+    """Without caches of files on disk: the kernel gives those back."""
 
 
 def host_memory(root: Path = Path("/")) -> HostMemory:
@@ -45,6 +45,8 @@ class PodMemory:
     events_file: str
     cache_key: str
     """What `memory.stat` calls the file caches."""
+    shared_key: str
+    """What it calls shared memory, which is one of them, but is not given back."""
 
     @classmethod
     def of_this_process(
@@ -55,11 +57,11 @@ class PodMemory:
         if "memory" in paths:
             top = mount / "memory"
             files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control")
-            cache_key = "total_cache"
+            cache_key, shared_key = "total_cache", "total_shmem"
         else:
             top = mount
             files = ("memory.max", "memory.current", "memory.events")
-            cache_key = "file"
+            cache_key, shared_key = "file", "shmem"
         folder = top / paths.get("memory", paths.get("", "/")).lstrip("/")
         limit, usage, events = files
         return cls(
@@ -70,6 +72,7 @@ class PodMemory:
             usage_file=usage,
             events_file=events,
             cache_key=cache_key,
+            shared_key=shared_key,
         )
 
     def limit_bytes(self) -> int:
@@ -82,8 +85,9 @@ class PodMemory:
         for folder, limit in self._limits():
             used = _number(folder / self.usage_file)
             if used is not None:
-                cache = _values(folder / "memory.stat").get(self.cache_key, 0)
-                yield HostMemory(limit=limit, used=max(0, used - cache))
+                stat = _values(folder / "memory.stat")
+                cache = stat.get(self.cache_key, 0) - stat.get(self.shared_key, 0)
+                yield HostMemory(limit=limit, used=max(0, used - max(0, cache)))
 
     def used_bytes(self) -> int | None:
         """What the pod uses now, file caches included; None where that is not told."""

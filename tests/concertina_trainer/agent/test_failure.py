@@ -144,6 +144,7 @@ def test_only_kills_since_the_workers_started_count(tmp_path):
         usage_file="memory.current",
         events_file="memory.events",
         cache_key="file",
+        shared_key="shmem",
     )
     inquest = Inquest(settings_from(environment), memory=memory)
     inquest.begin()
