@@ -1,6 +1,8 @@
 """The interval against the optimum of the expected waste, found by search."""
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -69,16 +71,26 @@ def test_rarer_losses_never_shorten_the_interval(share: float, mean: float, fact
 
 
 @pytest.mark.parametrize(
-    ("losses", "training_seconds", "want"),
+    ("lost_at", "training_seconds", "want"),
     [
-        pytest.param(0, 0.0, PRIOR_SECONDS, id="nothing is known"),
-        pytest.param(0, PRIOR_SECONDS, 2 * PRIOR_SECONDS, id="a day without a loss"),
-        pytest.param(3, 0.0, PRIOR_SECONDS / 4, id="three at once"),
-        pytest.param(999, 1e7 - PRIOR_SECONDS, 1e4, id="many: the prior counts for nothing"),
+        pytest.param([], 0.0, PRIOR_SECONDS, id="nothing is known"),
+        pytest.param([], PRIOR_SECONDS, 2 * PRIOR_SECONDS, id="a day without a loss"),
+        pytest.param([50.0], 600.0, 600.0, id="one: the prior counts no longer"),
+        pytest.param([0.0, 0.0, 0.0], 0.0, SHORTEST_SECONDS, id="three before the first step"),
+        pytest.param(range(60, 3_601, 60), 3_600.0, 60.0, id="one each minute for an hour"),
+        pytest.param(
+            range(1_000_000, 1_000_600, 60), 1_000_540.0, 60.0, id="a storm after calm weeks"
+        ),
+        pytest.param(range(60, 3_601, 60), 90_000.0, 10_860.0, id="a calm day after the storm"),
     ],
 )
-def test_the_mean_time_between_losses(losses: int, training_seconds: float, want: float) -> None:
-    assert mean_seconds(losses, training_seconds) == pytest.approx(want)
+def test_the_mean_time_between_losses(
+    lost_at: Iterable[float], training_seconds: float, want: float
+) -> None:
+    costs = Costs()
+    for seconds in lost_at:
+        costs = replace(costs, training_seconds=seconds).lost()
+    assert mean_seconds(costs.marks, training_seconds) == pytest.approx(want)
 
 
 def after_steps(costs: Costs, *steps: tuple[float, bool]) -> Costs:
@@ -126,10 +138,10 @@ def test_the_chosen_interval(costs: Costs, longest: float, writing: float, want:
 
 
 def test_losses_make_it_shorter() -> None:
-    costs = Costs(cost_seconds=0.5)
+    costs = Costs(cost_seconds=0.5, training_seconds=86_400.0)
     intervals = []
-    for _ in range(4):
+    for _ in range(5):
         intervals.append(chosen_seconds(costs, longest=10**6, writing_seconds=0.0))
         costs = costs.lost()
     assert intervals == sorted(intervals, reverse=True)
-    assert intervals[0] == pytest.approx(2 * intervals[3], rel=0.01)
+    assert intervals[1] == pytest.approx(2 * intervals[4], rel=0.01)

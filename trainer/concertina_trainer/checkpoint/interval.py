@@ -11,6 +11,8 @@ from typing import Self
 
 PRIOR_SECONDS = 86_400.0
 """Before the first loss a job counts as if it had one in a day."""
+WINDOW = 8
+"""Of so many newest losses the mean time is taken: a storm after calm weeks counts as one."""
 FIRST_SECONDS = 60.0
 """Until the first checkpoint, which measures the cost."""
 SHORTEST_SECONDS = 10.0
@@ -39,9 +41,15 @@ def daly(cost_seconds: float, mean_seconds: float) -> float:
     return young(cost_seconds, mean_seconds) * correction - cost_seconds
 
 
-def mean_seconds(losses: int, training_seconds: float) -> float:
-    """Mean time between losses: that of the prior and of the job together."""
-    return (PRIOR_SECONDS + training_seconds) / (1 + losses)
+def mean_seconds(marks: tuple[float, ...], training_seconds: float) -> float:
+    """Mean time between losses since the first of the marks; see Costs.marks.
+
+    Without a loss it is that of the prior, and of the job without any.
+    """
+    losses = len(marks) - 1
+    if not losses:
+        return PRIOR_SECONDS + training_seconds
+    return max((training_seconds - marks[0]) / losses, SHORTEST_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +65,8 @@ class Costs:
     cost_seconds: float | None = None
     """Of a checkpoint, both together, smoothed; None before the first one is durable."""
     training_seconds: float = 0.0
-    losses: int = 0
+    marks: tuple[float, ...] = (0.0,)
+    """Times in seconds of training: of the newest losses, after that of the one before them, or 0."""
 
     def after_step(self, seconds: float, *, slots: int, writing: bool) -> Self:
         """After a step of `slots` micro-batches; `writing`: while a checkpoint was written."""
@@ -84,7 +93,7 @@ class Costs:
 
     def lost(self) -> Self:
         """Workers were lost."""
-        return replace(self, losses=self.losses + 1)
+        return replace(self, marks=(*self.marks, self.training_seconds)[-WINDOW - 1 :])
 
 
 def chosen_seconds(costs: Costs, *, longest: float, writing_seconds: float) -> float:
@@ -95,6 +104,6 @@ def chosen_seconds(costs: Costs, *, longest: float, writing_seconds: float) -> f
     """
     if costs.cost_seconds is None:
         return min(FIRST_SECONDS, longest)
-    mean = mean_seconds(costs.losses, costs.training_seconds)
+    mean = mean_seconds(costs.marks, costs.training_seconds)
     least = max(SHORTEST_SECONDS, writing_seconds / WRITING_SHARE)
     return min(max(daly(costs.cost_seconds, mean), least), longest)
