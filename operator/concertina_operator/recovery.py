@@ -133,7 +133,7 @@ def snapshots_taken(
     if facts.off:
         reason = "NotTaken" if facts.fits else "MemoryTooSmall"
         return Claim(type=kind, holds=False, reason=reason, message=facts.off)
-    if not facts.every_steps:
+    if facts.step is None or not facts.every_steps:
         message = "no snapshot is complete yet"
         return Claim(type=kind, holds=False, reason="NotYet", message=message)
     message = (

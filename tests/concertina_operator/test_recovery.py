@@ -125,12 +125,23 @@ FACTS = {"step": 40, "every_steps": 20, "seconds": 0.5, "cost": 0.008}
     [
         ((0, 1), FACTS, (True, "Complete")),
         ((0, 1), {"every_steps": 0}, (False, "NotYet")),
+        ((0, 1), {"every_steps": 20}, (False, "NotYet")),
+        ((0, 1), FACTS | {"step": 0}, (True, "Complete")),
         ((0, 1), None, (False, "NotYet")),
         ((0, 1), {"off": "they need 8 GiB", "fits": False}, (False, "MemoryTooSmall")),
         ((0, 1), {"off": "a snapshot failed: memory"}, (False, "NotTaken")),
         ((0,), FACTS, (False, "SinglePod")),
     ],
-    ids=["taken", "before the first", "an older trainer", "no memory", "failed", "alone"],
+    ids=[
+        "taken",
+        "before any is due",
+        "before the first",
+        "of the seed",
+        "an older trainer",
+        "no memory",
+        "failed",
+        "alone",
+    ],
 )
 def test_a_condition_says_whether_snapshots_protect(members, facts, want):
     claim = snapshots_taken(

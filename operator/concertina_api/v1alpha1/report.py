@@ -136,7 +136,8 @@ class SavedCheckpoint(Model):
 class SnapshotFacts(Model):
     """The newest snapshot that every worker of the round holds, or why there is none."""
 
-    step: Count = 0
+    step: Count | None = None
+    """Step after which it was taken; null before the first one is complete."""
     every_steps: Count = 0
     """Steps between two snapshots now; 0 while there are none."""
     seconds: Duration = 0.0

@@ -104,7 +104,8 @@ class LastResize(Model):
 class SnapshotStatus(Model):
     """The newest snapshot that every worker holds."""
 
-    step: Count = 0
+    step: Count | None = None
+    """Step after which it was taken; null before the first one is complete."""
     every_steps: Count = 0
     """Steps between two snapshots now; 0 while there are none."""
     seconds: Duration = 0.0

@@ -155,9 +155,10 @@ def _goodput(view: JobView) -> float | None:
 
 
 def _snapshot_age_steps(status: JobStatus) -> int | None:
-    if not status.snapshot.every_steps:
+    snapshot = status.snapshot
+    if snapshot.step is None or not snapshot.every_steps:
         return None
-    return max(status.progress.step - status.snapshot.step, 0)
+    return max(status.progress.step - snapshot.step, 0)
 
 
 def _resizing_seconds(status: JobStatus, *, now: datetime) -> float:

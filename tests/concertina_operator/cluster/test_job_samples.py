@@ -145,6 +145,11 @@ def test_a_node_is_avoided_after_so_many_losses_within_an_hour(after, seconds, w
     assert found(a_view(status=status, avoid_node_after=after))["avoided_nodes",] == want
 
 
+def test_a_job_without_a_complete_snapshot_has_none_of_any_age():
+    status = JobStatus(progress=ProgressStatus(step=40), snapshot=SnapshotStatus(every_steps=16))
+    assert ("snapshot_age_steps",) not in found(a_view(status=status))
+
+
 def test_a_snapshot_of_a_step_that_is_not_told_yet_has_no_age():
     status = JobStatus(
         progress=ProgressStatus(step=40), snapshot=SnapshotStatus(step=48, every_steps=16)

@@ -58,7 +58,7 @@ def agree(groups, snapshots, wanted):
 
 def take_one(groups, transport, workers_per_pod):
     snapshots, holding = begun(groups, transport, workers_per_pod=workers_per_pod)
-    assert snapshots.facts.off == ""
+    assert (snapshots.facts.off, snapshots.facts.step) == ("", None)
     snapshots.before_update()
     for tensor in holding.tensors.values():
         tensor.zero_()  # the next step changes parameters before the rows have travelled

@@ -77,7 +77,8 @@ def _snapshot_values(leader: WorkerStatus) -> dict[str, float]:
         return {}
     values: dict[str, float] = {"concertina_snapshot_interval_steps": snapshot.every_steps}
     if leader.progress is not None:
-        age = max(0, leader.progress.step - snapshot.step)
+        # Before the first is complete all steps are unprotected, for which there is an alert.
+        age = max(0, leader.progress.step - (snapshot.step or 0))
         values["concertina_snapshot_age_steps"] = age
     if leader.snapshot_at is not None:
         values["concertina_snapshot_seconds"] = snapshot.seconds

@@ -70,7 +70,7 @@ class Snapshots:
         """What the leader reports."""
         state = self._newest.state if self._newest is not None else None
         return SnapshotFacts(
-            step=state.step if state is not None else 0,
+            step=state.step if state is not None else None,
             every_steps=0 if self.off else self._interval.every_steps,
             seconds=round(self._seconds, 5),
             cost=round(self._interval.cost, 6),
