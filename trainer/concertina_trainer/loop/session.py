@@ -180,7 +180,7 @@ class Session:
         self._snapshots.after_step(result.agreement.held, seconds=step.seconds, slots=step.slots)
         if is_roll_back_due(self.progress, result.skipped, training=self._spec.training):
             self._rounds.roll_back()
-        if result.agreement.snapshot:
+        if result.agreement.snapshot and result.skipped is None:
             self._snapshots.take(self.keeper.hold())
         self._saver.stepped(step.seconds, slots=step.slots)
         if result.agreement.checkpoint:
