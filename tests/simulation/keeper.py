@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from concertina_trainer.rounds.agreement import Greeting, Part, Source
+from concertina_trainer.rounds.transaction import Loaded
 from concertina_trainer.sharding.state import Holding
 from concertina_trainer.snapshot.snapshots import Snapshots
 from tests.simulation.history import Judge, Shard, State
@@ -113,6 +114,22 @@ class Keeper:
         if found is not None:
             return _whole(found, groups.world_size, groups.rank)
         return _whole(worker.world.initial, 1, 0) if groups.rank == 0 else None
+
+    def newer(self, groups: Any, snapshot: Any, *, world_size: int) -> Loaded | None:
+        """See Keeper: the newest checkpoint that the leader finds, if it is ahead."""
+        worker = self._worker
+        transport, group = worker.transport, groups.control
+        found, storage = None, worker.world.storage
+        if groups.rank == 0 and storage.latest is not None:
+            is_ahead = (storage.round, storage.latest.step) > (snapshot.round, snapshot.step)
+            found = storage.latest if is_ahead else None
+        transport.tell(group, groups.rank, "newer", found)
+        found = transport.hear(group, groups.rank, "newer")[0]
+        if found is None:
+            return None
+        worker.world.sources[self.number] = "checkpoint"
+        leaves = groups.rank >= world_size
+        return Loaded(part=None if leaves else _whole(found, world_size, groups.rank))
 
     def build(self, groups: Any, holding: Holding) -> None:
         """See Keeper."""

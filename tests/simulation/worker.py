@@ -520,5 +520,5 @@ class Saver:
                 worker.kernel.after(0.3, self._collect, holding, ranks, end)
                 return
         elif holding.rank == 0 and worker.inbox.names_me():
-            worker.world.publishes(holding.tensors["state"], worker)
+            worker.world.publishes(holding.tensors["state"], worker, round_=holding.round)
         self._pending -= 1

@@ -54,6 +54,8 @@ class Storage:
 
     parts: dict[tuple[State, int, int], dict[int, None]] = field(default_factory=dict)
     latest: State | None = None
+    round: int = 0
+    """In which `latest` was trained."""
 
 
 def run_schedule(seed: int, *, traced: bool = False, faults: tuple[str, ...] = ()) -> Outcome:
@@ -265,7 +267,7 @@ class World:
         self.judge.complete(state, holders=holders)
         self.kernel.say(f"round {live.round}: the snapshot of {state!r} is complete")
 
-    def publishes(self, state: State, worker: Worker) -> None:
+    def publishes(self, state: State, worker: Worker, *, round_: int) -> None:
         """A leader moves `latest`."""
         mail = worker.agent.mail
         named = mail is not None and worker.key in {
@@ -276,7 +278,7 @@ class World:
             named, f"{worker.name} moves latest, though its newest round is without it"
         )
         self.judge.counts.checkpoints += 1
-        self.storage.latest = state
+        self.storage.latest, self.storage.round = state, round_
         self.kernel.say(f"latest is {state!r}, says {worker.name}")
 
     # What the cluster does.

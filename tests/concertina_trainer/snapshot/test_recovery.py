@@ -87,6 +87,40 @@ def test_two_neighbours_are_more_than_the_ring_covers(tmp_path):
         stop(fleet, ["a", "d"])
 
 
+def checkpoint_steps(folder):
+    """Steps of the checkpoints that are complete, in order."""
+    return sorted(
+        int(manifest.parent.name.split("-")[1])
+        for manifest in (folder / "checkpoints").glob("step-*/manifest.json")
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "leaving"),
+    [
+        pytest.param(["a", "c"], [], id="loss"),
+        pytest.param(["d", "a"], ["c"], id="loss and drain at once"),
+    ],
+)
+def test_a_checkpoint_that_is_ahead_goes_before_an_old_snapshot(tmp_path, members, leaving):
+    job = long_job(
+        snapshots={"everySteps": 10**6}, checkpoint={"path": "checkpoints", "everySeconds": 0}
+    )
+    with Fleet(tmp_path, job) as fleet:
+        fleet.start("a", "b", "c", "d")
+        fleet.publish(["a", "b", "c"])
+        fleet.wait(lambda: max(checkpoint_steps(tmp_path), default=0) > 5, "a late checkpoint")
+        assert fleet.pods["a"].status.snapshot.step < 5
+        durable = checkpoint_steps(tmp_path)[-1]
+        resize = lose(fleet, ["b"], members, leaving=leaving)
+        fleet.wait_end(*leaving)
+
+        assert resize.source == "checkpoint"
+        assert resize.step >= durable
+        assert resize.lost == 1
+        stop(fleet, members)
+
+
 def test_one_loss_after_another_down_to_the_last_worker(tmp_path):
     with Fleet(tmp_path, long_job()) as fleet:
         fleet.start("a", "b", "c")

@@ -58,6 +58,8 @@ class Writer:
         """The newest checkpoint that this worker published."""
         self.written_at: float | None = None
         """When the state was copied whose part this worker wrote last, in time.monotonic()."""
+        self.written_step = 0
+        """Step of that state; 0 before the first."""
         self.last_seconds = 0.0
         """What the newest save of this worker took that came to its end, from the copy on."""
         self.failures = 0
@@ -163,7 +165,7 @@ class Writer:
     def _run(self, save: Save) -> None:
         try:
             self._save(save)
-            self.written_at = save.begun
+            self.written_at, self.written_step = save.begun, save.identity.step
             self.last_seconds = time.monotonic() - save.begun
             self._failed = False
         # The outermost loop of the thread: whatever went wrong, training goes on.

@@ -75,13 +75,21 @@ def equip(
     def expect(samples: int, batch: int, rank: int, world_size: int) -> None:
         equipment.aim(samples, batch, rank, world_size)
 
+    origin = Origin(
+        spec,
+        task,
+        job=job,
+        storage=saver.storage,
+        device=context.device,
+        written_step=lambda: saver.written_step,
+    )
     keeper = StateKeeper(
         spec,
         task,
         device=context.device,
         controller=controller,
         initial=initial,
-        find_origin=Origin(spec, task, job=job, storage=saver.storage, device=context.device),
+        origin=origin,
         expect=expect,
     )
     equipment = Equipment(

@@ -13,9 +13,11 @@ import torch
 
 from concertina_api.v1alpha1 import JobSpec
 from concertina_trainer.loop.live import Live
+from concertina_trainer.loop.origin import Origin
 from concertina_trainer.loop.part import part_of
 from concertina_trainer.loop.progress import Progress
 from concertina_trainer.rounds.agreement import Greeting, Part, Source, State
+from concertina_trainer.rounds.transaction import Loaded
 from concertina_trainer.rounds.transport import Groups
 from concertina_trainer.schedule.controller import BatchController
 from concertina_trainer.sharding.collect import hold, local_rows, parameter_names
@@ -43,16 +45,16 @@ class StateKeeper:
         device: torch.device,
         controller: BatchController,
         initial: Progress,
-        find_origin: Callable[[Groups], Holding | None],
+        origin: Origin,
         expect: Callable[[int, int, int, int], None],
     ) -> None:
-        """`find_origin` gives the state of a first start; `expect` aims the loader."""
+        """`origin` gives what memory does not hold; `expect` aims the loader."""
         self._spec = spec
         self._task = task
         self._device = device
         self._controller = controller
         self._initial = initial
-        self._find_origin = find_origin
+        self._origin = origin
         self._expect = expect
         self.held: list[Holding] = []
         """Parts in memory, while no round is live."""
@@ -111,7 +113,11 @@ class StateKeeper:
 
     def origin(self, groups: Groups) -> Holding | None:
         """See Keeper."""
-        return self._find_origin(groups)
+        return self._origin(groups)
+
+    def newer(self, groups: Groups, snapshot: State, *, world_size: int) -> Loaded | None:
+        """See Keeper."""
+        return self._origin.newer(groups, snapshot, world_size=world_size)
 
     def build(self, groups: Groups, holding: Holding) -> None:
         """See Keeper."""
@@ -164,16 +170,28 @@ class StateKeeper:
         """See Keeper."""
         self._prepared = None
 
-    def take_up(self, snapshot: Holding) -> None:
-        """Train on with the tensors of a snapshot of the present round; all ranks do the same."""
+    def take_up(self, snapshot: Holding) -> Holding:
+        """Train on with the tensors of a snapshot of the present round; all ranks do the same.
+
+        With those of a newer checkpoint, if there is one from before the steps that are being
+        skipped. Returns whose.
+        """
         assert self.live is not None
-        present = self.progress
-        tensors = {name: tensor.clone() for name, tensor in snapshot.tensors.items()}
-        self.build(self.live.groups, replace(snapshot, tensors=tensors))
+        present, groups = self.progress, self.live.groups
+        loaded = self._origin.newer(
+            groups,
+            State(snapshot.step, snapshot.round, snapshot.world_size),
+            world_size=groups.world_size,
+            before=present.step - present.skipped_in_a_row,
+        )
+        source = snapshot if loaded is None or loaded.part is None else loaded.part
+        tensors = {name: tensor.clone() for name, tensor in source.tensors.items()}
+        self.build(groups, replace(source, tensors=tensors))
         assert self._prepared is not None
         self.live, before = self._prepared
         self._prepared = None
         self.progress = present.rolled_back(before)
+        return source
 
     def _offers(self) -> Iterator[tuple[Holding, Part]]:
         """What is in memory, and how it is told."""

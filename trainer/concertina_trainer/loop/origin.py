@@ -1,4 +1,4 @@
-"""Where a run starts when nobody holds its state: a checkpoint, given weights, or the seed.
+"""Where a run starts when memory holds no newer state: a checkpoint, given weights, or the seed.
 
 Collective over the round's groups: the leader chooses, all verify a share, and a damaged choice
 is replaced by the next older one. A storage that cannot be read is waited for: what lies there is
@@ -7,6 +7,7 @@ never taken for lost, and a job with checkpoints never starts anew because of it
 
 import logging
 import time
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 
@@ -15,9 +16,12 @@ import torch.distributed as dist
 
 from concertina_api.errors import CheckpointInvalid, TrainingFailed
 from concertina_api.v1alpha1 import JobSpec
+from concertina_trainer.checkpoint.format import Identity
 from concertina_trainer.checkpoint.reader import find, load, open_checkpoint, verify
 from concertina_trainer.checkpoint.storage import Storage
 from concertina_trainer.checkpoint.weights import load_weights
+from concertina_trainer.rounds.agreement import State
+from concertina_trainer.rounds.transaction import Loaded
 from concertina_trainer.rounds.transport import Groups
 from concertina_trainer.sharding.layout import row_range
 from concertina_trainer.sharding.restore import build_whole, first_part, state_tensors
@@ -44,19 +48,28 @@ class Origin:
     """The state of a first start, or after a loss. Called by the keeper."""
 
     def __init__(
-        self, spec: JobSpec, task: Task, *, job: str, storage: Storage, device: torch.device
+        self,
+        spec: JobSpec,
+        task: Task,
+        *,
+        job: str,
+        storage: Storage,
+        device: torch.device,
+        written_step: Callable[[], int],
     ) -> None:
+        """`written_step`: of the newest state of which this worker has saved its part."""
         self._spec = spec
         self._task = task
         self._job = job
         self._storage = storage
         self._device = device
+        self._written_step = written_step
 
     def __call__(self, groups: Groups) -> Holding | None:
         """See rounds.transaction.Keeper.origin."""
-        holding = self._from_checkpoint(groups)
-        if holding is not None:
-            return holding
+        loaded = self._from_checkpoint(groups, world_size=groups.world_size)
+        if loaded is not None:
+            return loaded.part
         path = self._task.weights()
         if path is not None:
             return self._from_weights(groups, path)
@@ -69,19 +82,47 @@ class Origin:
             return build_whole(self._task, seed=self._spec.seed)
         return None
 
-    def _from_checkpoint(self, groups: Groups) -> Holding | None:
-        """This rank's rows of the newest sound checkpoint; None on all ranks if there is none.
+    def newer(
+        self, groups: Groups, snapshot: State, *, world_size: int, before: int | None = None
+    ) -> Loaded | None:
+        """See rounds.transaction.Keeper.newer; with `before` only one of an earlier step.
 
-        Raises TrainingFailed when the storage cannot be read for STORAGE_SECONDS.
+        The storage is asked only when a checkpoint may be there: workers of the snapshot have
+        saved their parts of every later one. Raises TrainingFailed as a start does when it cannot
+        be read: the snapshot would cost the steps up to the checkpoint.
+        """
+        written = torch.tensor(self._written_step(), dtype=torch.int64)
+        dist.all_reduce(written, op=dist.ReduceOp.MAX, group=groups.control)
+        if int(written) <= snapshot.step:
+            return None
+
+        def counts(found: Identity) -> bool:
+            # Rounds before steps: a later step of an earlier round was given up by all who go on.
+            is_ahead = (found.round, found.step) > (snapshot.round, snapshot.step)
+            return is_ahead and (before is None or found.step < before)
+
+        return self._from_checkpoint(groups, world_size=world_size, counts=counts)
+
+    def _from_checkpoint(
+        self,
+        groups: Groups,
+        *,
+        world_size: int,
+        counts: Callable[[Identity], bool] = lambda _: True,
+    ) -> Loaded | None:
+        """The newest sound checkpoint for a world of that size; None on all ranks if there is none.
+
+        Also None when the newest is not one that `counts`. Raises TrainingFailed when the storage
+        cannot be read for STORAGE_SECONDS.
         """
         damaged: set[str] = set()
         end = time.monotonic() + STORAGE_SECONDS
         while True:
-            name, trouble = self._agreed_name(groups, damaged)
+            name, trouble = self._agreed_name(groups, damaged, counts)
             if name is not None:
-                found, holding = self._loaded(groups, name)
+                found, part = self._loaded(groups, name, world_size=world_size)
                 if found is _Found.SOUND:
-                    return holding
+                    return Loaded(part=part)
                 if found is _Found.DAMAGED:
                     damaged.add(name)
                     continue
@@ -126,27 +167,30 @@ class Origin:
         rows = {name: tensor.detach() for name, tensor in rows.items()}
         return first_part(rows, shapes=shapes, world_size=world_size, rank=rank)
 
-    def _agreed_name(self, groups: Groups, damaged: set[str]) -> tuple[str | None, str]:
+    def _agreed_name(
+        self, groups: Groups, damaged: set[str], counts: Callable[[Identity], bool]
+    ) -> tuple[str | None, str]:
         """The newest checkpoint that the leader finds, told to all; or why it cannot look."""
         answer: list[tuple[str | None, str]] = [(None, "")]
         if groups.rank == 0:
             try:
                 found = find(self._storage, job=self._job, exclude=damaged)
-                answer = [(found.name if found else None, "")]
+                if found is not None and counts(found.manifest.identity):
+                    answer = [(found.name, "")]
             except OSError as error:
                 answer = [(None, str(error) or type(error).__name__)]
         dist.broadcast_object_list(answer, src=0, group=groups.control)
         return answer[0]
 
-    def _loaded(self, groups: Groups, name: str) -> tuple[_Found, Holding | None]:
-        """This rank's rows, if all ranks found theirs sound."""
-        world_size, rank = groups.world_size, groups.rank
-        holding, found = None, _Found.SOUND
+    def _loaded(
+        self, groups: Groups, name: str, *, world_size: int
+    ) -> tuple[_Found, Holding | None]:
+        """This rank's rows, if all ranks found theirs sound; a leaver needs none."""
+        rank = groups.rank
+        part, found = None, _Found.SOUND
         try:
-            checkpoint = open_checkpoint(self._storage.within(name), job=self._job)
-            if checkpoint.manifest.identity.world_size != world_size:
-                verify(checkpoint, part=rank, parts=world_size)
-            holding = load(checkpoint, world_size=world_size, rank=rank)
+            if rank < world_size:
+                part = self._rows(name, world_size=world_size, rank=rank)
         except CheckpointInvalid as error:
             log.warning("skipping a checkpoint: %s", error)
             found = _Found.DAMAGED
@@ -156,6 +200,13 @@ class Origin:
         worst = torch.tensor(found, dtype=torch.int32)
         dist.all_reduce(worst, op=dist.ReduceOp.MIN, group=groups.control)
         found = _Found(int(worst))
-        if found is _Found.SOUND and holding is not None and rank == 0:
-            log.info("starting from checkpoint %s (step %d)", name, holding.step)
-        return found, holding
+        if found is _Found.SOUND and part is not None and rank == 0:
+            log.info("starting from checkpoint %s (step %d)", name, part.step)
+        return found, part
+
+    def _rows(self, name: str, *, world_size: int, rank: int) -> Holding:
+        """What `rank` holds of a checkpoint. Raises CheckpointInvalid, OSError."""
+        checkpoint = open_checkpoint(self._storage.within(name), job=self._job)
+        if checkpoint.manifest.identity.world_size != world_size:
+            verify(checkpoint, part=rank, parts=world_size)
+        return load(checkpoint, world_size=world_size, rank=rank)

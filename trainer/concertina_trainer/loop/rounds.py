@@ -115,6 +115,7 @@ class Rounds:
     def roll_back(self) -> None:
         """Take up the newest complete snapshot of this round, if any; all workers call it alike.
 
+        A newer checkpoint goes before it: snapshots may have come to nothing for long.
         Steps and samples go on: what was consumed since then is left out.
         """
         assert self.world is not None
@@ -123,10 +124,10 @@ class Rounds:
             log.warning("there is no snapshot of this round to go back to")
             return
         control, self.world = self.world.control, None
-        self._keeper.take_up(snapshot)
+        taken_up = self._keeper.take_up(snapshot)
         assert self._keeper.live is not None
         self.world = self._world_of(self._keeper.live, control)
-        self._reporter.rolled_back(self._keeper, snapshot)
+        self._reporter.rolled_back(self._keeper, taken_up)
 
     def end(self, ending: Ending) -> None:
         """This worker's part is over."""

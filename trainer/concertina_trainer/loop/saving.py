@@ -126,6 +126,11 @@ class Saver:
         return max(self._joined_at or 0.0, self._writer.written_at or 0.0)
 
     @property
+    def written_step(self) -> int:
+        """Step of the newest state of which this worker has saved its part; 0 before the first."""
+        return self._writer.written_step
+
+    @property
     def interval_seconds(self) -> float | None:
         """Time between two saves; None when it saves at its ends alone, or cannot save now."""
         every = self._every_seconds if self.can_save else None

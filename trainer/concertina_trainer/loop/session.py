@@ -166,7 +166,12 @@ class Session:
         else:
             step.finish()
             assert step.result is not None
-            self._finish_step(step, step.result)
+            try:
+                self._finish_step(step, step.result)
+            except Exception as error:
+                if not is_broken(error):
+                    raise
+                self._rounds.broke(error)  # between two updates: the state is whole
 
     def _finish_step(self, step: Step, result: StepResult) -> None:
         observation = self._advance(step, result)

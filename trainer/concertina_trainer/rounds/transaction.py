@@ -38,6 +38,14 @@ ANNOUNCE_TIMEOUT = timedelta(seconds=1)
 """The announcement is made within a step: better unheard than late."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A checkpoint that all participants found sound."""
+
+    part: Holding | None
+    """This rank's part of the new world; None for a leaver."""
+
+
 class Keeper(Protocol):
     """Keeps the training state of a worker across rounds."""
 
@@ -55,6 +63,12 @@ class Keeper(Protocol):
 
         Either this rank's part of the new world, read from a checkpoint, or on rank 0 the whole
         initial state and None elsewhere. Collective over `groups`.
+        """
+
+    def newer(self, groups: Groups, snapshot: State, *, world_size: int) -> Loaded | None:
+        """The newest sound checkpoint that is ahead of a snapshot, for a world of that size.
+
+        None when there is none. Collective over `groups`, in which leavers follow the members.
         """
 
     def build(self, groups: Groups, holding: Holding) -> None:
@@ -155,7 +169,7 @@ class _Entry:
                 return Entered(membership=self.membership, groups=None, source=None, losses=losses)
         groups = self._open("exchange", self.desk.index, len(self.participants))
         self.phases.mark("open")
-        part = self._from_origin(groups) if source is None else self._from_memory(source)
+        source, part = self._start(groups, source)
         self.phases.mark("exchange")
         final = self._training_groups(groups)
         if final is not None:
@@ -183,6 +197,20 @@ class _Entry:
     def _open(self, name: str, rank: int, world_size: int) -> Groups:
         store = PrefixStore(f"{name}/", self.desk.store)
         return self.transport.open(store, rank=rank, world_size=world_size)
+
+    def _start(self, groups: Groups, source: Source | None) -> tuple[Source | None, Holding | None]:
+        """What the round starts from, and this rank's part of it.
+
+        What was held at the last step is the newest there is; a snapshot may be older than a
+        checkpoint, and then counts only if no such checkpoint is sound.
+        """
+        if source is None:
+            return None, self._from_origin(groups)
+        if source.snapshot:
+            loaded = self.keeper.newer(groups, source.state, world_size=len(self.members))
+            if loaded is not None:
+                return None, loaded.part
+        return source, self._from_memory(source)
 
     def _from_memory(self, source: Source) -> Holding | None:
         held = self.keeper.holdings(source)
