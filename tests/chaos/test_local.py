@@ -46,6 +46,7 @@ def then(delay: float, fault: Fault, *, target: float = 0.0, seconds: float = 0.
                 at(600, Fault.LEAVE),
             ],
             id="rubbish in files, an agent, the command, and one that leaves",
+            marks=pytest.mark.matrix,
         ),
     ],
 )
@@ -55,6 +56,7 @@ def test_whatever_ends_the_invariants_hold(runs, strikes, tmp_path):
     assert [hit.strike for hit in judged.hits] == strikes
 
 
+@pytest.mark.matrix
 def test_whatever_becomes_of_disk_and_clock_the_invariants_hold(runs, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("a disk of its own needs root")
