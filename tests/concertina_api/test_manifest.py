@@ -65,6 +65,10 @@ def test_reads_the_fields_of_a_manifest():
             r"allowed \[1\] lies below min 2", id="allowed below min",
         ),
         pytest.param("spec.pods.min", 5, "min 5 is above max 4", id="min above max"),
+        pytest.param(
+            "spec.training", {"rollBackAfter": 10},
+            "rollBackAfter 10 is above maxSkippedSteps 5", id="rolls back too late",
+        ),
         pytest.param("spec.batch.rule", {"name": "Magic"}, "'NormTest', 'NoiseScale'", id="rule"),
         pytest.param(
             "spec.batch.rule", {"name": "Fixed", "eta": 0.5},

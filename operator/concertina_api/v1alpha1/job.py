@@ -194,9 +194,16 @@ class Training(Model):
     """Skip a step whose loss lies this many standard deviations above its running mean. Absent: none."""
     roll_back_after: Annotated[int, Field(ge=1, le=10**6)] | None = None
     """Skipped steps in a row after which the newest snapshot is taken up again, with the samples since
-    then left out. Absent: never."""
+    then left out; at most maxSkippedSteps. Absent: never."""
     loader_processes: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that load samples ahead; 0 loads in the worker itself."""
+
+    @model_validator(mode="after")
+    def _rolls_back_before_it_stops(self) -> Self:
+        after, limit = self.roll_back_after, self.max_skipped_steps
+        if after is not None and after > limit:
+            raise ValueError(f"rollBackAfter {after} is above maxSkippedSteps {limit}")
+        return self
 
 
 class Scaling(StrEnum):
@@ -361,6 +368,13 @@ class JobSpec(Model):
     def _has_a_length(self) -> Self:
         if (self.samples is None) == (self.epochs is None):
             raise ValueError("give exactly one of samples and epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _has_snapshots_to_roll_back_to(self) -> Self:
+        rolls_back = self.training.roll_back_after is not None
+        if rolls_back and self.snapshots.mode is SnapshotMode.OFF:
+            raise ValueError("training.rollBackAfter needs snapshots, and snapshots.mode is Off")
         return self
 
 

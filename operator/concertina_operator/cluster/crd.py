@@ -60,6 +60,7 @@ def _job() -> Schema:
         "batch": _checked(rules.BATCH),
         "batch.rule": _checked(rules.BATCH_RULE),
         "batch.shadowRules[]": _checked(rules.BATCH_RULE),
+        "training": _checked(rules.TRAINING),
         "pods": _checked(rules.PODS),
         "pods.template": _TEMPLATE,
     }

@@ -106,6 +106,12 @@ JOB: Rules = [
 SPEC: Rules = [
     _rule("has(self.samples) != has(self.epochs)", "give exactly one of samples and epochs"),
     _rule(_unchanged("managedBy"), "managedBy never changes", field="managedBy"),
+    _rule(
+        "!has(self.training) || !has(self.training.rollBackAfter)"
+        " || !has(self.snapshots) || !has(self.snapshots.mode) || self.snapshots.mode != 'Off'",
+        "training.rollBackAfter needs snapshots, and snapshots.mode is Off",
+        field="training.rollBackAfter",
+    ),
 ]
 
 BATCH: Rules = [
@@ -150,6 +156,16 @@ BATCH_RULE: Rules = [
         words="stages must have rising samples, got %s",
         numbers="self.stages.map(stage, stage.samples)",
         field="stages",
+    ),
+]
+
+TRAINING: Rules = [
+    _rule(
+        "!has(self.rollBackAfter) || self.rollBackAfter <= self.maxSkippedSteps",
+        "rollBackAfter is above maxSkippedSteps",
+        words="rollBackAfter %d is above maxSkippedSteps %d",
+        numbers="self.rollBackAfter, self.maxSkippedSteps",
+        field="rollBackAfter",
     ),
 ]
 

@@ -114,6 +114,16 @@ def jobs(namespace):
             "allowed [8, 16] has no size up to max 4", id="allowed above max",
         ),
         pytest.param(
+            "spec.training.rollBackAfter", 6, "spec.training.rollBackAfter",
+            "rollBackAfter 6 is above maxSkippedSteps 5", id="rolls back too late",
+        ),
+        pytest.param(
+            "spec", a_job()["spec"]
+            | {"snapshots": {"mode": "Off"}, "training": {"rollBackAfter": 2}},
+            "spec.training.rollBackAfter", "needs snapshots, and snapshots.mode is Off",
+            id="nothing to roll back to",
+        ),
+        pytest.param(
             "spec.samples", None, "spec", "give exactly one of samples and epochs", id="no length"
         ),
         pytest.param(
