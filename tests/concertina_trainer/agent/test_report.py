@@ -232,6 +232,18 @@ def test_a_newer_snapshot_is_progress_and_that_there_is_none_any_more_is_news():
     assert publish(step=8, off="no memory", now=2) == 2
 
 
+def test_who_is_slow_is_told_with_the_progress():
+    sink = Sink()
+    publisher = Publisher(sink)
+    publisher.publish(report(status(rank=0)), now=0)
+    slow = report(status(rank=0, slow=("tiny-2",)))
+
+    publisher.publish(slow, now=1)
+    assert len(sink.sent) == 1
+    publisher.publish(slow, now=30)
+    assert sink.sent[-1].slow == ("tiny-2",)
+
+
 def test_urgent_reports_are_one_per_second_after_a_burst_of_five():
     sink = Sink()
     publisher = Publisher(sink)

@@ -35,6 +35,20 @@ def test_who_is_as_fast_as_the_others_again_is_not_called_slow_for_long():
     assert after([0.1, 0.1], steps=HORIZON_STEPS, before=slow).slow_ranks == ()
 
 
+@pytest.mark.parametrize(
+    ("seconds", "want"),
+    [
+        pytest.param([0.1, 0.6], (0,), id="between the limits"),
+        pytest.param([0.1, 0.4], (), id="below both"),
+        pytest.param([0.6, 0.1], (), id="another one between the limits"),
+    ],
+)
+def test_who_is_slow_stays_so_between_the_limits_and_nobody_else_becomes_it(seconds, want):
+    assert after(seconds, steps=10 * HORIZON_STEPS).slow_ranks == ()
+    slow = after([0.0, 1.0])
+    assert after(seconds, steps=10 * HORIZON_STEPS, before=slow).slow_ranks == want
+
+
 def test_one_long_step_makes_nobody_slow():
     fast = after([0.1, 0.1])
     assert fast.after_step([0.0, 5.0], step_seconds=6.0).slow_ranks == ()

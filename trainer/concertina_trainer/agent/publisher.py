@@ -17,7 +17,13 @@ BURST = 5
 PER_SECOND = 1.0
 CLUSTER_PROGRESS_SECONDS = 30.0
 FILE_PROGRESS_SECONDS = 0.5
-_PROGRESS_FIELDS = {"time": None, "progress": None, "state_bytes": None, "peak_bytes": None}
+_PROGRESS_FIELDS = {
+    "time": None,
+    "progress": None,
+    "slow": (),
+    "state_bytes": None,
+    "peak_bytes": None,
+}
 
 
 def is_urgent(sent: Report | None, report: Report) -> bool:

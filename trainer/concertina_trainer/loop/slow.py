@@ -15,6 +15,8 @@ HORIZON_STEPS = 20
 """Steps over which waiting is averaged."""
 SLOW_SHARE = 0.3
 """Part of a step that all others wait longer than a slow worker does."""
+FAST_SHARE = 0.2
+"""The same below which it is not slow any more: noise does not make it one and the other in turn."""
 _MOST_PODS = 8
 
 
@@ -25,6 +27,8 @@ class Waiting:
     shares: tuple[float, ...] = ()
     """Average part of a step that each waits."""
     num_steps: int = 0
+    slow_ranks: tuple[int, ...] = ()
+    """Ranks that wait far less than all the others, at most half of them."""
 
     def after_step(self, seconds: Sequence[float], *, step_seconds: float) -> "Waiting":
         """The averages with one step more, in which each rank waited `seconds`."""
@@ -32,29 +36,31 @@ class Waiting:
             return self
         weight = 1 / min(self.num_steps + 1, HORIZON_STEPS)
         before = self.shares or (0.0,) * len(seconds)
-        shares = (
+        shares = tuple(
             old + weight * (new / step_seconds - old)
             for old, new in zip(before, seconds, strict=True)
         )
-        return Waiting(shares=tuple(shares), num_steps=self.num_steps + 1)
+        num_steps = self.num_steps + 1
+        slow = self._slow(shares) if num_steps >= HORIZON_STEPS else ()
+        return Waiting(shares=shares, num_steps=num_steps, slow_ranks=slow)
 
     def slow_pods(self, membership: Membership) -> tuple[str, ...]:
         """Pods of slow workers, in rank order; as many as a report may name."""
         pods = [member.pod for member in membership.members for _ in range(member.workers)]
         return tuple(dict.fromkeys(pods[rank] for rank in self.slow_ranks))[:_MOST_PODS]
 
-    @property
-    def slow_ranks(self) -> tuple[int, ...]:
-        """Ranks that wait far less than all the others, at most half of them.
+    def _slow(self, shares: Sequence[float]) -> tuple[int, ...]:
+        """Those below the widest gap between two ranks in the order of their shares.
 
-        They lie below the widest gap between two ranks in the order of their shares.
+        A gap that has become narrower keeps who is slow already, and adds nobody.
         """
-        if self.num_steps < HORIZON_STEPS:
-            return ()
-        order = sorted(range(len(self.shares)), key=lambda rank: self.shares[rank])
+        order = sorted(range(len(shares)), key=lambda rank: shares[rank])
         gaps = [
-            (self.shares[order[count]] - self.shares[order[count - 1]], count)
+            (shares[order[count]] - shares[order[count - 1]], count)
             for count in range(1, len(order) // 2 + 1)
         ]
         widest, count = max(gaps, default=(0.0, 0))
-        return tuple(sorted(order[:count])) if widest >= SLOW_SHARE else ()
+        below = sorted(order[:count])
+        if widest >= SLOW_SHARE:
+            return tuple(below)
+        return tuple(rank for rank in below if rank in self.slow_ranks and widest >= FAST_SHARE)
