@@ -6,7 +6,7 @@ agreed. What is real: loop/rounds.py, rounds/transaction.py, rounds/desk.py, rou
 rounds/watch.is_hopeless, loop/pacing.py and the renumbering of requests.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -376,22 +376,25 @@ class Inbox:
         deadline = self._worker.agent.deadline
         return None if deadline is None else deadline - self._worker.kernel.now
 
-    def await_round(self, after: int, *, timeout: float | None) -> Membership | None:
+    def now(self) -> float:
+        """In virtual seconds."""
+        return self._worker.kernel.now
+
+    def await_round(self, after: int, *, gives_up: Callable[[], bool] | None) -> Membership | None:
         """As the product's, over virtual time."""
         worker = self._worker
-        end = None if timeout is None else worker.kernel.now + timeout
         while True:
-            if end is None and self.grace_left() is not None:
+            if gives_up is None and self.grace_left() is not None:
                 return None
             newest = self.newest()
             if (
                 newest is not None
                 and newest.round > after
-                and (end is not None or worker.key in watch.present(newest))
+                and (gives_up is not None or worker.key in watch.present(newest))
             ):
                 return newest
-            if end is not None and worker.kernel.now > end:
-                raise TimeoutError(f"no membership after round {after} within {timeout:.0f} s")
+            if gives_up is not None and gives_up():
+                raise TimeoutError(f"no membership after round {after}")
             worker.process.pause(5.0)
 
 

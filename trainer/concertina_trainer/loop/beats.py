@@ -17,6 +17,8 @@ class Beats:
         self._saver = equipment.saver
         self._inbox = equipment.inbox
         self._rounds = rounds
+        self._told_at: float | None = None
+        """When the notice was first seen that the pod must end, in time.monotonic()."""
         self.stop = False
         """The task of this worker has asked to stop."""
 
@@ -25,11 +27,23 @@ class Beats:
         return Flags(
             round=self._rounds.newest(),
             stop=self.stop,
-            checkpoint=self._saver.is_due(),
+            checkpoint=self._saver.is_due() or self._waits_in_vain(),
             abandon=self._cannot_finish(slots_left),
             snapshot=self._snapshot_is_due(),
             held=self._keeper.snapshots.held,
         )
+
+    def _waits_in_vain(self) -> bool:
+        """Whether half of the pod's grace is over, no round without it has come, nothing is saved.
+
+        No operator may be left to publish one: all pods of the job may end, and their memory.
+        """
+        grace_left = self._inbox.grace_left()
+        if grace_left is None:
+            return False
+        now = self._inbox.now()
+        self._told_at = now if self._told_at is None else self._told_at
+        return now - self._told_at > grace_left and self._saver.may_save(since=self._told_at)
 
     def _snapshot_is_due(self) -> bool:
         """Whether the leader asks for one; never of a state whose steps are being skipped."""

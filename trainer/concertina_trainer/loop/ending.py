@@ -30,11 +30,12 @@ def save_last(keeper: StateKeeper, saver: Saver) -> None:
 def save_without_operator(keeper: StateKeeper, saver: Saver, *, within_seconds: float) -> None:
     """No membership comes any more: save what survivors hold between them.
 
-    They give up within this time of each other, or within SETTLE_SECONDS.
+    They give up within this time of each other, or within SETTLE_SECONDS; pods that must end do so
+    sooner, for they were told at once.
     """
     held = [(holding, False) for holding in keeper.held]
     save_together(
         saver,
         [*held, *keeper.snapshots.offers()],
-        settle_seconds=min(within_seconds, SETTLE_SECONDS),
+        settle_seconds=min(within_seconds, SETTLE_SECONDS, saver.final_seconds / 8),
     )

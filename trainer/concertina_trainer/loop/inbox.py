@@ -1,6 +1,7 @@
 """What a worker is told from outside: memberships, and the notice that its pod must end."""
 
 import time
+from collections.abc import Callable
 
 from concertina_api.v1alpha1 import Membership
 from concertina_trainer.agent.mailbox import membership_inbox, notice_inbox
@@ -32,29 +33,32 @@ class Inbox:
         newest = self.newest()
         return newest is not None and self._name in present(newest)
 
+    def now(self) -> float:
+        """In seconds of time.monotonic(), as the notice counts."""
+        return time.monotonic()
+
     def grace_left(self) -> float | None:
         """Seconds until the pod must have ended; None when no such notice was given."""
         notice = self._notices.read()
-        return None if notice is None else notice.deadline - time.monotonic()
+        return None if notice is None else notice.deadline - self.now()
 
-    def await_round(self, after: int, *, timeout: float | None) -> Membership | None:
+    def await_round(self, after: int, *, gives_up: Callable[[], bool] | None) -> Membership | None:
         """The first membership with a number above `after` that concerns this worker.
 
-        With a `timeout` (seconds) the worker was in a round before: every newer one concerns it,
-        and TimeoutError is raised when none comes. Without, only one that names it does, and None
+        With `gives_up` the worker was in a round before: every newer one concerns it, and
+        TimeoutError is raised when that says so. Without, only one that names it does, and None
         is returned when the pod must end first.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            if deadline is None and self.grace_left() is not None:
+            if gives_up is None and self.grace_left() is not None:
                 return None
             newest = self.newest()
             if (
                 newest is not None
                 and newest.round > after
-                and (deadline is not None or self._name in present(newest))
+                and (gives_up is not None or self._name in present(newest))
             ):
                 return newest
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"no membership after round {after} within {timeout:.0f} s")
+            if gives_up is not None and gives_up():
+                raise TimeoutError(f"no membership after round {after}")
             time.sleep(POLL_SECONDS)

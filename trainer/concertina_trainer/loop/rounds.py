@@ -53,7 +53,6 @@ class Rounds:
             self._transport.break_off,
             heartbeat=heartbeat_file(context.mailbox, context.local_rank),
         )
-        self._membership: Membership | None = None
         self._pause = Pause()
         self.world: World | None = None
         """What steps run with; None between rounds."""
@@ -165,7 +164,7 @@ class Rounds:
         None: the pod must end, and no round has ever counted on this worker.
         """
         try:
-            membership = self._memberships.awaited(started=self._membership is not None)
+            membership = self._memberships.awaited()
         except TimeoutError as error:
             patience = self._memberships.timeout_seconds
             save_without_operator(self._keeper, self._saver, within_seconds=patience)
@@ -178,7 +177,8 @@ class Rounds:
         phases = Phases(self._reached)
         self._pause.told()
         self._retire_world()
-        self._memberships.tried = self._keeper.number = membership.round
+        self._memberships.entering(membership.round)
+        self._keeper.number = membership.round
         self._watch.entering(membership.round, membership.workers())
         try:
             entered = enter(
@@ -194,7 +194,7 @@ class Rounds:
             self._watch.idle()
             self._reporter.tell(phase=PodPhase.WAITING)
             return
-        self._membership = membership
+        self._memberships.entered()
         if entered.groups is None:
             self._watch.idle()
             self.end(Ending.LEFT)

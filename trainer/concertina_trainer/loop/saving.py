@@ -164,6 +164,10 @@ class Saver:
             every = min(every, RETRY_SECONDS)
         return time.monotonic() - self._last >= every
 
+    def may_save(self, *, since: float) -> bool:
+        """Whether a save can begin, and none has begun since a moment of time.monotonic()."""
+        return self.can_save and not self._writer.pending and self._last < since
+
     def reserve(self, holding: Holding) -> None:
         """Get memory for copies ready in the background, where there will be any."""
         if self.interval_seconds is not None:
@@ -198,7 +202,7 @@ class Saver:
                     "the state of step %d ends with the pods: %s", holding.step, self._why_not()
                 )
             return
-        limit = self._final_seconds()
+        limit = self.final_seconds
         end = time.monotonic() + limit
         if not self._writer.wait(limit / 2):
             # What is still being written is older than this: its place in the queue is wanted.
@@ -227,7 +231,8 @@ class Saver:
             return self._writer.written_at is not None
         return isinstance(error, SaveDropped) and not isinstance(error, PartsMissing)
 
-    def _final_seconds(self) -> float:
+    @property
+    def final_seconds(self) -> float:
         """How long the last save may take; some of a grace is left for the words about it."""
         grace = self._grace_left()
         return (
