@@ -52,6 +52,10 @@ class SnapshotSet:
         """See snapshot.sets.SnapshotSet."""
         self.own = self.kept = None
 
+    def free(self) -> None:
+        """See snapshot.sets.SnapshotSet."""
+        self.drop()
+
     def whole(self) -> Iterator[Shard]:
         """See snapshot.sets.SnapshotSet."""
         for shard in (self.own, self.kept):

@@ -10,9 +10,12 @@ from torch.distributed import PrefixStore, TCPStore
 
 from concertina_api.v1alpha1 import SnapshotMode
 from concertina_api.v1alpha1 import Snapshots as Policy
+from concertina_trainer.rounds.agreement import State
 from concertina_trainer.rounds.control import FAILED, NONE, Control, Flags
 from concertina_trainer.rounds.phases import ignore
 from concertina_trainer.rounds.transport import GlooTransport
+from concertina_trainer.sharding.layout import row_range
+from concertina_trainer.sharding.state import Entry, Kind
 from concertina_trainer.snapshot.snapshots import Snapshots
 from tests import worlds
 from tests.concertina_trainer.sharding.test_exchange import part
@@ -142,6 +145,92 @@ def fail_on_one(groups, transport):
 
 def test_a_snapshot_that_fails_is_told_and_the_one_before_stays():
     assert run(fail_on_one, 2) == [(5, True, 1, 2.0)] * 2
+
+
+def grown(holding, *, rows):
+    """The holding with one more tensor of so many rows of 4 KiB, without their memory."""
+    name, world_size = "optimizer/state", holding.world_size
+    entry = Entry(name=name, kind=Kind.SHARDED, dtype=torch.float32, shape=(rows, 1024))
+    start, stop = row_range(rows, world_size=world_size, rank=holding.rank)
+    tensors = {**holding.tensors, name: torch.zeros(1, 1024).expand(stop - start, 1024)}
+    return replace(holding, step=6, entries={**holding.entries, name: entry}, tensors=tensors)
+
+
+def outgrow(groups, transport, rows):
+    """The optimizer's state comes with the first step, after the first snapshot."""
+    snapshots, holding = begun(groups, transport)
+    agree(groups, snapshots, [5])
+    snapshots.after_step(5, seconds=0.1, slots=1)
+    before = snapshots.facts
+    snapshots.take(grown(holding, rows=rows))
+    if not snapshots.off:
+        snapshots.before_update()
+        agree(groups, snapshots, [6])
+        snapshots.after_step(6, seconds=0.1, slots=1)
+    facts = snapshots.facts
+    snapshots.leave()
+    return before.fits, facts.step, facts.off[:15], facts.fits, facts.num_bytes > before.num_bytes
+
+
+@pytest.mark.parametrize(
+    ("rows", "want"),
+    [
+        pytest.param(64, (True, 6, "", True, True), id="there is room"),
+        pytest.param(2**36, (True, 5, "snapshots need ", False, False), id="there is none"),
+    ],
+)
+def test_a_state_that_grows_is_measured_anew(rows, want):
+    assert run(outgrow, 2, rows) == [want] * 2
+
+
+def enter_without(groups, transport):
+    """A round with snapshots, and one in which they do not fit any more."""
+    snapshots, holding = begun(groups, transport)
+    agree(groups, snapshots, [5])
+    snapshots.after_step(5, seconds=0.1, slots=1)
+    snapshots.leave()
+    taken = snapshots.facts.num_bytes
+    snapshots.keep(State(5, holding.round, holding.world_size))
+    large = grown(holding, rows=2**36)
+    snapshots.enter(groups, large, break_off=transport.break_off_snapshots, reached=ignore)
+    kept = snapshots.facts.num_bytes, snapshots.facts.step
+    snapshots.leave()
+    snapshots.keep(None)
+    snapshots.enter(groups, large, break_off=transport.break_off_snapshots, reached=ignore)
+    return taken > 0, kept == (taken, 5), snapshots.facts.num_bytes
+
+
+def test_memory_that_holds_no_snapshot_is_given_back_when_none_are_taken():
+    assert run(enter_without, 2) == [(True, True, 0)] * 2
+
+
+def wait_for_copies(groups, transport):
+    """Seconds that snapshots are said to take from the steps, and those that the loop saw."""
+    snapshots, holding = begun(groups, transport)
+    name = "model/large"
+    entry = Entry(name=name, kind=Kind.SHARDED, dtype=torch.float32, shape=(2**12, 2**12))
+    start, stop = row_range(2**12, world_size=groups.world_size, rank=groups.rank)
+    tensors = {**holding.tensors, name: torch.ones(stop - start, 2**12)}
+    holding = replace(holding, entries={**holding.entries, name: entry}, tensors=tensors)
+    agree(groups, snapshots, [5])
+    snapshots.after_step(5, seconds=1.0, slots=1)
+    snapshots.after_step(5, seconds=1.0, slots=1)  # without a snapshot under way
+    for step in (6, 7, 8):  # only the last one has its memory from before
+        begin = time.perf_counter()
+        snapshots.take(replace(holding, step=step))
+        middle = time.perf_counter()
+        snapshots.before_update()
+        waited = time.perf_counter() - middle
+        agree(groups, snapshots, [step])
+        snapshots.after_step(step, seconds=1.0 + waited, slots=1)
+    cost = snapshots.facts.cost
+    snapshots.leave()
+    return cost, middle - begin, waited
+
+
+def test_the_wait_for_the_copy_counts_once():
+    for cost, taking, waited in run(wait_for_copies, 2):
+        assert 0 < cost <= taking + waited + 1e-6
 
 
 def off(groups, transport, case):

@@ -34,9 +34,7 @@ class Shard:
 class SnapshotSet:
     """Memory for one snapshot, and the one in it."""
 
-    _memory: list[torch.Tensor] = field(
-        default_factory=lambda: [torch.empty(0, dtype=torch.uint8) for _ in range(2)]
-    )
+    _memory: list[torch.Tensor] = field(default_factory=lambda: _no_memory())
     own: Shard | None = None
     kept: Shard | None = None
     """The neighbour's."""
@@ -76,6 +74,11 @@ class SnapshotSet:
         """There is no snapshot in the set any more; the memory stays."""
         self.own = self.kept = None
 
+    def free(self) -> None:
+        """Give the memory back, and with it the snapshot."""
+        self.drop()
+        self._memory = _no_memory()
+
     def whole(self) -> Iterator[Shard]:
         """The shards of which all rows are there."""
         for shard in (self.own, self.kept):
@@ -105,6 +108,11 @@ class SnapshotSet:
         }
         part = replace(holding, rank=rank, tensors=tensors)
         return Shard(holding=part, rows=rows, flat=flat)
+
+
+def _no_memory() -> list[torch.Tensor]:
+    """For the own shard and for the neighbour's."""
+    return [torch.empty(0, dtype=torch.uint8) for _ in range(2)]
 
 
 def rows_of(entries: Mapping[str, Entry], *, world_size: int, rank: int) -> dict[str, torch.Tensor]:

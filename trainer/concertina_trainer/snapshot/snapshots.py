@@ -46,18 +46,23 @@ class Snapshots:
         self._newest: SnapshotSet | None = None
         """The newest that counts; never overwritten before the next one does."""
         self._group: dist.ProcessGroup | None = None
+        self._control: dist.ProcessGroup | None = None
         self._ring: Neighbours | None = None
         self._round = 0
         self._transfer: Transfer | None = None
         self._begun = 0.0
         self._begun_step = 0
         self._waited = 0.0
+        """How long the loop waited for the snapshot under way."""
+        self._waited_in_step = 0.0
         self._busy = (0.0, 0)
         self._seconds = 0.0
         self._break_off: Callable[[], None] = lambda: None
         self.off = "no round has begun"
         """Why no snapshots are taken; empty when they are."""
         self._fits = True
+        self._fitting_bytes = 0
+        """Size of the largest shard for which all agreed that there is memory."""
         self.taken = 0
         """Snapshots that became complete."""
         self.failures = 0
@@ -107,11 +112,12 @@ class Snapshots:
         self._ring = neighbours(
             groups.rank, world_size=groups.world_size, workers_per_pod=self._workers_per_pod
         )
+        self._control = groups.control
         self.off = self._why_not(groups, holding)
-        if not self.off:
+        if self.off:
+            self._give_up(self.off, rank=groups.rank)
+        else:
             self.take(holding)
-        elif groups.rank == 0:
-            log.info("no snapshots: %s", self.off)
 
     def leave(self) -> None:
         """The round ends, for whatever reason: break a transfer off and wait for its thread."""
@@ -133,6 +139,10 @@ class Snapshots:
         """Begin a snapshot of the live state; all ranks call it after the same step."""
         if self.off or self._transfer is not None:
             return
+        problem = self._shortage(holding)  # the optimizer may have got its state since the last
+        if problem:
+            self._give_up(problem, rank=holding.rank)
+            return
         assert self._group is not None
         assert self._ring is not None
         start = time.perf_counter()
@@ -147,7 +157,7 @@ class Snapshots:
             reached=self._reached,
         )
         self._begun, self._begun_step, self._busy = time.monotonic(), holding.step, (0.0, 0)
-        self._waited = time.perf_counter() - start
+        self._waited, self._waited_in_step = time.perf_counter() - start, 0.0
         self._reached("snapshot")
 
     def before_update(self) -> None:
@@ -155,15 +165,17 @@ class Snapshots:
         if self._transfer is not None:
             start = time.perf_counter()
             self._transfer.wait_copied()
-            self._waited += time.perf_counter() - start
+            self._waited_in_step += time.perf_counter() - start
 
     def after_step(self, held: int, *, seconds: float, slots: int) -> None:
         """A step is done, in which all agreed that everyone holds the snapshot of step `held`."""
         if self._transfer is None:
             self._interval = self._interval.after_quiet(seconds, slots=slots)
             return
+        # The wait for the copy is a part of the step, and counts once.
         busy_seconds, busy_slots = self._busy
-        self._busy = busy_seconds + seconds, busy_slots + slots
+        self._busy = busy_seconds + seconds - self._waited_in_step, busy_slots + slots
+        self._waited, self._waited_in_step = self._waited + self._waited_in_step, 0.0
         if held == FAILED:
             self._fail()
         elif held >= self._begun_step:
@@ -196,18 +208,39 @@ class Snapshots:
             return "spec.snapshots.mode is Off"
         if self._ring is None or groups.snapshot is None:
             return "there is no other pod to keep a copy"
+        self._fitting_bytes, self._fits = -1, True
+        return self._shortage(holding)
+
+    def _shortage(self, holding: Holding) -> str:
+        """Why there is no memory for shards of this size, if they are larger than those so far.
+
+        Collective over the control group where they are, which all ranks find alike.
+        """
+        needed = shard_bytes(holding.entries, world_size=holding.world_size)
+        if needed <= self._fitting_bytes:
+            return ""
         problem = shortage(
             host_memory(),
-            shard_bytes=shard_bytes(holding.entries, world_size=groups.world_size),
+            shard_bytes=needed,
             workers=self._workers_per_pod,
             taken=sum(each.num_bytes for each in self._sets) * self._workers_per_pod,
         )
         fits = torch.tensor(not problem, dtype=torch.int32)
-        dist.all_reduce(fits, op=dist.ReduceOp.MIN, group=groups.control)
+        dist.all_reduce(fits, op=dist.ReduceOp.MIN, group=self._control)
         self._fits = bool(fits)
         if not fits:
             return problem or "they do not fit into the memory of another pod"
+        self._fitting_bytes = needed
         return ""
+
+    def _give_up(self, why: str, *, rank: int) -> None:
+        """None are taken before the next round: only the newest stays in memory."""
+        self.off = why
+        for each in self._sets:
+            if each is not self._newest:
+                each.free()
+        if rank == 0:
+            log.info("no snapshots: %s", why)
 
     def _complete(self) -> None:
         assert self._transfer is not None
