@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from concertina_api.location import scheme
 from concertina_api.v1alpha1 import ConditionType, JobSpec, JobStatus
 from concertina_operator.actions import CreatePod, Event, EventType, Plan
 from concertina_operator.cluster.durability import checkpoint_warning
@@ -149,9 +150,10 @@ def _warning(reason: str, message: str) -> Event:
 
 def _checkpoint_durable(spec: JobSpec) -> Claim:
     warning = checkpoint_warning(spec)
+    place = "OnVolume" if scheme(spec.checkpoint.path) is None else "InObjectStorage"
     return Claim(
         type=ConditionType.CHECKPOINT_DURABLE,
         holds=warning is None,
-        reason="EndsWithPod" if warning else "OnVolume",
+        reason="EndsWithPod" if warning else place,
         message=warning or f"checkpoint.path {spec.checkpoint.path} outlives its pods",
     )

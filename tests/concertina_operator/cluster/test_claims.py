@@ -27,6 +27,9 @@ DURABLE = a_templated_spec(
     a_container(volumeMounts=[{"name": "disk", "mountPath": "/checkpoints"}]),
     volumes=[{"name": "disk", "persistentVolumeClaim": {"claimName": "disk"}}],
 ).model_copy(update={"checkpoint": a_spec(checkpoint={"path": "/checkpoints"}).checkpoint})
+IN_BUCKET = a_templated_spec().model_copy(
+    update={"checkpoint": a_spec(checkpoint={"path": "s3://bucket/folder"}).checkpoint}
+)
 
 
 def a_plan(*, wanted=1, **fields):
@@ -58,9 +61,17 @@ def test_nothing_is_said_of_a_template_that_was_not_tried():
     assert ConditionType.TEMPLATE_VALID not in claimed()
 
 
-def test_checkpoints_are_durable_on_a_volume_that_outlives_the_pod():
-    assert claimed()[ConditionType.CHECKPOINT_DURABLE].holds
-    assert not claimed(a_templated_spec())[ConditionType.CHECKPOINT_DURABLE].holds
+@pytest.mark.parametrize(
+    ("spec", "want"),
+    [
+        pytest.param(DURABLE, (True, "OnVolume"), id="a volume"),
+        pytest.param(IN_BUCKET, (True, "InObjectStorage"), id="a bucket"),
+        pytest.param(a_templated_spec(), (False, "EndsWithPod"), id="nothing"),
+    ],
+)
+def test_checkpoints_are_durable_on_what_outlives_the_pod(spec, want):
+    claim = claimed(spec)[ConditionType.CHECKPOINT_DURABLE]
+    assert (claim.holds, claim.reason) == want
 
 
 def test_a_taken_name_is_a_condition_until_it_is_free():
