@@ -1,11 +1,11 @@
-"""Counts the losses of pods by node, and says which nodes offend too often. Called by running.py.
+"""Counts the losses of pods by node, and says which nodes offend too often.
 
-Pure: no I/O, no clock. A loss is an offence of its node when neither the job's code nor an order had
-ended the pod: the operator had to exclude it, Kubernetes or its node ended it, or its trainer gave
-up for a device or a link that is broken. What trainers on several nodes give up for at once is
-shared by them (a storage), and no node's offence. Of what was not seen (a pod that is gone, without
-a word) no node is known. Pods of one node that are lost together are one offence: one node fell
-over.
+Called by running.py; situation.py forgets with it what is over. Pure: no I/O, no clock. A loss is an
+offence of its node when neither the job's code nor an order had ended the pod: the operator had to
+exclude it, Kubernetes or its node ended it, or its trainer gave up for a device or a link that is
+broken. What trainers on several nodes give up for at once is shared by them (a storage), and no
+node's offence. Of what was not seen (a pod that is gone, without a word) no node is known. Pods of
+one node that are lost together are one offence: one node fell over.
 """
 
 from collections.abc import Collection, Iterable
@@ -46,7 +46,7 @@ def offences(
         is_new = pod.node and pod.uid not in counted
         if is_new and (pod.uid in {*excluded, *broken} or _ended_by_its_node(standing)):
             new.setdefault(pod.node, []).append(pod.uid)
-    kept = {entry.node: entry for entry in known if _counts(entry, now=now)}
+    kept = {entry.node: entry for entry in unexpired(known, now=now)}
     for node, uids in new.items():
         last = kept.pop(node, Offences(node=node))
         times = [at for at in last.at if now - at < WINDOW]
@@ -58,11 +58,16 @@ def offences(
     return tuple(kept.values())[-_MOST_NODES:]
 
 
+def unexpired(known: Iterable[Offences], *, now: datetime) -> tuple[Offences, ...]:
+    """What is not forgotten yet."""
+    return tuple(entry for entry in known if _counts(entry, now=now))
+
+
 def avoided(known: Iterable[Offences], *, after: int, now: datetime) -> tuple[str, ...]:
     """Nodes that new pods are kept off now, by name; none where `after` is 0."""
     if not after:
         return ()
-    worst = [entry.node for entry in known if len(entry.at) >= after and _counts(entry, now=now)]
+    worst = [entry.node for entry in unexpired(known, now=now) if len(entry.at) >= after]
     return tuple(sorted(worst[-MOST_AVOIDED:]))
 
 

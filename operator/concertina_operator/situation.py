@@ -14,6 +14,7 @@ from concertina_operator.attendance import Attendance, attendance
 from concertina_operator.conditions import condition
 from concertina_operator.failures import FailureNews, failures
 from concertina_operator.observed import Observed
+from concertina_operator.offences import unexpired
 from concertina_operator.own_time import in_own_time
 from concertina_operator.sizing import Sizing, sizing
 
@@ -142,6 +143,7 @@ def _books(observed: Observed, *, standings: tuple[Standing, ...], now: datetime
                 before, reports=reports, reason=resizing.reason if resizing else "Unknown"
             ),
             "start_time": before.start_time or now,
+            "offences": unexpired(before.offences, now=now),
             "snapshot": recovery.snapshot_status(
                 before.snapshot, recovery.leading_report(membership, standings)
             ),

@@ -52,6 +52,21 @@ def test_new_pods_are_kept_off_a_node_of_repeated_losses():
     assert [entry.node for entry in cluster.job.status.offences] == [BAD]
 
 
+@pytest.mark.parametrize("how", ["suspended", "completed"])
+def test_a_job_that_holds_no_pods_forgets_its_nodes_as_others_do(how):
+    cluster = a_job_on_nodes()
+    lose(cluster)
+    if how == "suspended":
+        cluster.set_spec(suspend=True)
+    else:
+        cluster.finish()
+    cluster.settle()
+    assert [entry.node for entry in cluster.job.status.offences] == [BAD]
+    cluster.now += 3600
+    cluster.settle()
+    assert cluster.job.status.offences == ()
+
+
 def test_a_silent_member_is_an_offence_of_its_node():
     cluster = a_job_on_nodes()
     list(cluster.pods.values())[-1].silent = True
