@@ -97,7 +97,7 @@ class StateKeeper:
             self._prepared = None
         number, world_size = self._trained
         return Greeting(
-            parts=tuple(part for _, part in self._offers()),
+            parts=tuple(self._offers()),
             step=self._done,
             round=number,
             world_size=world_size,
@@ -105,7 +105,9 @@ class StateKeeper:
 
     def holdings(self, source: Source) -> dict[int, Holding]:
         """See Keeper."""
-        return {part.rank: held for held, part in self._offers() if source.includes(part)}
+        shards = (shard for shard, _ in self.snapshots.offers())
+        found = shards if source.snapshot else self.held
+        return {part.rank: part for part in found if _state(part) == source.state}
 
     def expect(self, samples: int, *, batch: int, rank: int, world_size: int) -> None:
         """See Keeper."""
@@ -180,7 +182,7 @@ class StateKeeper:
         present, groups = self.progress, self.live.groups
         loaded = self._origin.newer(
             groups,
-            State(snapshot.step, snapshot.round, snapshot.world_size),
+            _state(snapshot),
             world_size=groups.world_size,
             before=present.step - present.skipped_in_a_row,
         )
@@ -193,12 +195,12 @@ class StateKeeper:
         self.progress = present.rolled_back(before)
         return source
 
-    def _offers(self) -> Iterator[tuple[Holding, Part]]:
-        """What is in memory, and how it is told."""
+    def _offers(self) -> Iterator[Part]:
+        """How that is told which is in memory."""
         for held in self.held:
-            yield held, part_of(held)
+            yield part_of(held)
         for shard, copied in self.snapshots.offers():
-            yield shard, part_of(shard).model_copy(update={"snapshot": True, "copied": copied})
+            yield part_of(shard).model_copy(update={"snapshot": True, "copied": copied})
 
     def _hold(self, live: Live, progress: Progress) -> Holding:
         return hold(
@@ -211,6 +213,11 @@ class StateKeeper:
             rank=live.groups.rank,
             extra={"progress": progress.to_json(), "samples": progress.samples},
         )
+
+
+def _state(holding: Holding) -> State:
+    """Which state it is a part of."""
+    return State(holding.step, holding.round, holding.world_size)
 
 
 def _on_host(holding: Holding) -> Holding:
