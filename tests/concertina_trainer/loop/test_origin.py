@@ -1,15 +1,20 @@
 """Which checkpoint goes before a snapshot, among real workers that agree on it."""
 
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from concertina_api.errors import TrainingFailed
 from concertina_api.v1alpha1 import JobSpec
+from concertina_trainer.causes import account_of
+from concertina_trainer.checkpoint.folder_storage import FolderStorage
 from concertina_trainer.checkpoint.format import origin
 from concertina_trainer.checkpoint.storage import storage_at
 from concertina_trainer.checkpoint.writer import Writer
+from concertina_trainer.loop import origin as beginning
 from concertina_trainer.loop.origin import Origin
 from concertina_trainer.rounds.agreement import State
 from concertina_trainer.rounds.transport import Groups
@@ -87,3 +92,51 @@ def test_a_storage_that_holds_nothing_newer_is_not_asked(tmp_path):
     (tmp_path / "checkpoints").write_text("")
 
     assert worlds.run(found, 3, str(tmp_path / "checkpoints"), 10, None) == [None] * 3
+
+
+class Failing(FolderStorage):
+    """A storage that a worker cannot read."""
+
+    def __init__(self, error):
+        super().__init__(Path("/nowhere"))
+        self._error = error
+
+    def names(self):
+        raise self._error
+
+    def read(self, *_):
+        raise self._error
+
+
+def blamed(number):
+    """What a rank is told of a start from a storage that its leader cannot read any more."""
+    rank, group = dist.get_rank(), dist.group.WORLD
+    assert isinstance(group, dist.ProcessGroup)
+    find = Origin(
+        JobSpec.model_validate(job_document()["spec"]),
+        TinyTask(),
+        job=JOB,
+        storage=Failing(OSError(number, "away")),
+        device=torch.device("cpu"),
+        written_step=lambda: 0,
+    )
+    seconds, beginning.STORAGE_SECONDS = beginning.STORAGE_SECONDS, -1.0
+    try:
+        with pytest.raises(TrainingFailed, match="cannot be read for") as caught:
+            find(Groups(rank, dist.get_world_size(), group, mesh=None))
+    finally:
+        beginning.STORAGE_SECONDS = seconds
+    return account_of(caught.value).cause.value
+
+
+@pytest.mark.parametrize(
+    ("number", "want"),
+    [
+        pytest.param(errno.ETIMEDOUT, "Infrastructure", id="silent"),
+        pytest.param(errno.ESTALE, "Infrastructure", id="a mount that is gone"),
+        pytest.param(errno.EBUSY, "Infrastructure", id="an object storage with too much to do"),
+        pytest.param(errno.EACCES, "Exception", id="a right that is missing"),
+    ],
+)
+def test_a_storage_that_stays_away_is_blamed_by_who_asked_it(number, want):
+    assert worlds.run(blamed, 2, number) == [want, "Infrastructure"]

@@ -97,4 +97,5 @@ def test_survivors_without_an_operator_save_the_snapshot_that_they_hold_between_
 def snapshot_step(fleet, name):
     """The newest step of which all workers hold a snapshot."""
     status = fleet.pods[name].status
-    return status.snapshot.step if status is not None and status.snapshot is not None else 0
+    told = status.snapshot if status is not None else None
+    return (told.step or 0) if told is not None else 0

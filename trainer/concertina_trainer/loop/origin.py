@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from concertina_api.errors import CheckpointInvalid, TrainingFailed
+from concertina_api.errors import CheckpointInvalid, StorageUnavailable, TrainingFailed
 from concertina_api.v1alpha1 import JobSpec
 from concertina_trainer.checkpoint.format import Identity
 from concertina_trainer.checkpoint.reader import find, load, open_checkpoint, verify
@@ -64,6 +64,8 @@ class Origin:
         self._storage = storage
         self._device = device
         self._written_step = written_step
+        self._error: OSError | None = None
+        """Why this worker could not read the storage in the present try."""
 
     def __call__(self, groups: Groups) -> Holding | None:
         """See rounds.transaction.Keeper.origin."""
@@ -132,14 +134,21 @@ class Origin:
             self._wait_for_storage(groups, trouble, end)
 
     def _wait_for_storage(self, groups: Groups, trouble: str, end: float) -> None:
-        """Pause before the next try. Raises TrainingFailed on all ranks after `end`."""
+        """Pause before the next try. Raises TrainingFailed on all ranks after `end`.
+
+        Who has met the error itself gives it as the cause, which says whose fault it is; the
+        others blame nobody.
+        """
         over = torch.tensor(time.monotonic() > end, dtype=torch.int32)
         dist.broadcast(over, src=0, group=groups.control)
         where = self._storage.location
         if over:
-            raise TrainingFailed(
+            told = (
                 f"the checkpoints in {where} cannot be read for {STORAGE_SECONDS:.0f} s: {trouble}"
             )
+            if self._error is None:
+                raise StorageUnavailable(told)
+            raise TrainingFailed(told) from self._error
         if groups.rank == 0:
             log.warning("the checkpoints in %s cannot be read, trying again: %s", where, trouble)
             time.sleep(PAUSE_SECONDS)
@@ -172,6 +181,7 @@ class Origin:
     ) -> tuple[str | None, str]:
         """The newest checkpoint that the leader finds, told to all; or why it cannot look."""
         answer: list[tuple[str | None, str]] = [(None, "")]
+        self._error = None
         if groups.rank == 0:
             try:
                 found = find(self._storage, job=self._job, exclude=damaged)
@@ -179,6 +189,7 @@ class Origin:
                     answer = [(found.name, "")]
             except OSError as error:
                 answer = [(None, str(error) or type(error).__name__)]
+                self._error = error.with_traceback(None)
         dist.broadcast_object_list(answer, src=0, group=groups.control)
         return answer[0]
 
@@ -197,6 +208,7 @@ class Origin:
         except OSError as error:
             log.warning("checkpoint %s cannot be read: %s", name, error)
             found = _Found.UNREADABLE
+            self._error = error.with_traceback(None)  # without what was read so far
         worst = torch.tensor(found, dtype=torch.int32)
         dist.all_reduce(worst, op=dist.ReduceOp.MIN, group=groups.control)
         found = _Found(int(worst))
