@@ -467,6 +467,10 @@ class Reporter:
 class Saver:
     """Checkpoints: all write their parts, the leader makes the set durable (loop/saving.py)."""
 
+    can_save = False
+    """Survivors agree on a last save by files, which are not simulated: see loop/last_save.py."""
+    final_seconds = 600.0
+
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._rank = 0
