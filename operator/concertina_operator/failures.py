@@ -28,9 +28,7 @@ GOOD_STEPS = 1000
 """Steps without a failure after which the count starts anew."""
 REMEMBERED = 256
 """Rounds, and incarnations of pods that are gone, that the count remembers."""
-_NOBODYS_FAULT = frozenset(
-    {FailureCause.INFRASTRUCTURE, FailureCause.ROUND_TIMEOUT, FailureCause.NOT_STARTED}
-)
+_NOBODYS_FAULT = frozenset({FailureCause.INFRASTRUCTURE, FailureCause.NOT_STARTED})
 """Causes that do not count against backoffLimit; each failure of theirs is counted apart."""
 
 

@@ -29,7 +29,7 @@ def news(standings, *, before=None, membership=None, step=0, not_before=None, no
 
 def test_a_failed_round_is_counted_once_with_the_first_failing_rank_as_cause():
     standings = [
-        a_standing(0, failure=a_failure(incarnation="a", rank=1, cause="RoundTimeout")),
+        a_standing(0, failure=a_failure(incarnation="a", rank=1, cause="Infrastructure")),
         a_standing(1, failure=a_failure(incarnation="b", rank=3, message="ValueError: x")),
         a_standing(2, failure=a_failure(incarnation="c", rank=2, message="KeyError: y")),
     ]
@@ -61,7 +61,6 @@ def test_the_same_pod_can_fail_in_another_round():
         ),
         pytest.param(a_standing(pod={"exit_code": 143, "deleting": True}), id="it was deleted"),
         pytest.param(a_standing(pod={"exit_code": 1}, leaving=True), id="it had its SIGTERM"),
-        pytest.param(a_standing(failure=a_failure(cause="RoundTimeout")), id="the round timed out"),
         pytest.param(a_standing(failure=a_failure(cause="Infrastructure")), id="a bad disk"),
         pytest.param(Standing(pod=a_pod(exit_code=-9)), id="kill -9"),
         pytest.param(Standing(pod=a_pod(exit_code=137)), id="killed by a runtime"),

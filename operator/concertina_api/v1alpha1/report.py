@@ -101,7 +101,6 @@ class FailureCause(StrEnum):
     EXIT_CODE = "ExitCode"
     NON_FINITE = "NonFinite"
     INVALID_JOB = "InvalidJob"
-    ROUND_TIMEOUT = "RoundTimeout"
     NOT_STARTED = "NotStarted"
     """The pod ended before it was in any round, and not by its own fault."""
 
