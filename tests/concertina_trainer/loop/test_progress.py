@@ -37,6 +37,7 @@ def test_a_skipped_step_is_counted_and_its_loss_is_not(skipped, loss):
     two = after(one, skipped=skipped, loss=loss)
     assert (two.step, two.samples, two.skipped_steps, two.skipped_in_a_row) == (2, 16, 1, 1)
     assert two.losses == one.losses == Losses().after(2.0)
+    assert (one.useful_seconds, two.useful_seconds) == (0.4, 0.4)
     assert after(two).skipped_in_a_row == 0
 
 

@@ -45,7 +45,8 @@ class Progress:
     rollbacks: int = 0
     """Times that skipped steps led back to a snapshot."""
     useful_seconds: float = 0.0
-    """Worker-seconds in the steps that led here; a return to an earlier state takes them back."""
+    """Worker-seconds in the steps that led here, without those that were skipped; a return to an earlier
+    state takes them back."""
     losses: Losses = field(default_factory=Losses)
     """Of the steps that were not skipped: what a spike is told from."""
 
@@ -73,7 +74,7 @@ class Progress:
             losses=self.losses.after(loss) if skipped is None else self.losses,
             micro_batch_seconds=micro_batch_seconds,
             stopped=self.stopped or stop,
-            useful_seconds=self.useful_seconds + worker_seconds,
+            useful_seconds=self.useful_seconds + (worker_seconds if skipped is None else 0.0),
         )
 
     def rolled_back(self, snapshot: Self) -> Self:
