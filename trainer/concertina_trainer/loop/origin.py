@@ -24,6 +24,7 @@ from concertina_trainer.rounds.agreement import State
 from concertina_trainer.rounds.transaction import Loaded
 from concertina_trainer.rounds.transport import Groups
 from concertina_trainer.sharding.layout import row_range
+from concertina_trainer.sharding.messages import deliver
 from concertina_trainer.sharding.restore import build_whole, first_part, state_tensors
 from concertina_trainer.sharding.state import Holding
 from concertina_trainer.task import Task, build
@@ -166,7 +167,7 @@ class Origin:
             tensor = torch.empty_like(shapes[name], device="cpu")
             if initial is not None:
                 tensor.copy_(initial.tensors[name])
-            dist.broadcast(tensor.detach(), src=0, group=groups.control)
+            _give(tensor.detach(), groups)
             if name.startswith("model/"):
                 start, stop = row_range(len(tensor), world_size=world_size, rank=rank)
                 tensor = tensor[start:stop].clone()
@@ -222,3 +223,12 @@ class Origin:
         if checkpoint.manifest.identity.world_size != world_size:
             verify(checkpoint, part=rank, parts=world_size)
         return load(checkpoint, world_size=world_size, rank=rank)
+
+
+def _give(tensor: torch.Tensor, groups: Groups) -> None:
+    """Give everyone the leader's values; in a broadcast a death may keep gloo waiting."""
+    if groups.rank == 0:
+        others = range(1, groups.world_size)
+        deliver([dist.P2POp(dist.isend, tensor, other, groups.control) for other in others])
+    else:
+        deliver([dist.P2POp(dist.irecv, tensor, 0, groups.control)])
