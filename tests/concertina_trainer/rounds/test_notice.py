@@ -1,5 +1,6 @@
 """Pods that must end while no operator is left to publish a round without them."""
 
+from concertina_api.v1alpha1 import Intent
 from concertina_trainer.checkpoint.reader import find, verify
 from tests.fleet import Fleet
 from tests.tasks import job_document
@@ -44,3 +45,15 @@ def test_a_round_that_comes_makes_a_save_needless(tmp_path):
         fleet.wait_end("b")
         fleet.wait_round(2, ["a"])
         assert saved(fleet) is None
+
+
+def test_a_job_that_is_suspended_as_it_loses_rank_0_saves_the_snapshot_of_it(tmp_path):
+    with Fleet(tmp_path, long_job(snapshots={"everySteps": 2})) as fleet:
+        fleet.start("a", "b", "c")
+        fleet.publish(["a", "b", "c"])
+        fleet.wait_steps(8)
+        fleet.kill("a")
+        fleet.publish([], leaving=["b", "c"], lost=["a"], intent=Intent.SUSPEND)
+        fleet.wait_end("b", "c")
+
+        assert saved(fleet).manifest.identity.step > 0

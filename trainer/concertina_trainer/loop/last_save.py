@@ -1,4 +1,4 @@
-"""What survivors of a round save together when no operator answers.
+"""What survivors of a round save together when no round will join them again.
 
 Called by loop/ending.py. Each of them holds parts: its own of the state that it trained and of
 snapshots, and its neighbour's of snapshots. They have no connections any more, so they tell each
@@ -17,6 +17,7 @@ from threading import Thread
 from concertina_api.errors import TrainingFailed
 from concertina_trainer.checkpoint.claims import claim, is_whole, newest_first
 from concertina_trainer.checkpoint.format import Identity
+from concertina_trainer.checkpoint.publish import SaveDropped
 from concertina_trainer.checkpoint.storage import Storage
 from concertina_trainer.loop.saving import Saver
 from concertina_trainer.sharding.state import Holding
@@ -36,14 +37,14 @@ def save_together(
     parts: Iterable[tuple[Holding, bool]],
     *,
     settle_seconds: float = SETTLE_SECONDS,
-) -> None:
+) -> bool:
     """Save this worker's share of the newest state that survivors hold between them, if any.
 
-    `parts`: what is in memory, and whether each is kept for a neighbour. What cannot be saved is
-    told in the log: this worker ends one way or another.
+    `parts`: what is in memory, and whether each is kept for a neighbour. False when nothing is
+    saved; why is told in the log: this worker ends one way or another.
     """
     if not saver.can_save:
-        return
+        return False
     own: Parts = {}
     kept: Parts = {}
     for part, copied in parts:
@@ -56,12 +57,14 @@ def save_together(
         share = survivor.share() if dropped else None
         if share is None:
             log.warning("%s does not answer: nothing is saved", saver.storage.location)
-            return
+            return False
         # Whoever has rank 0's part waits for all others, its own ones too.
         for part in sorted(share, key=lambda part: part.rank, reverse=True):
             saver.save_now(part)
-    except (OSError, TrainingFailed) as error:
-        log.warning("%s", error)
+    except (OSError, SaveDropped, TrainingFailed) as error:
+        log.warning("nothing is saved: %s", error)
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +79,14 @@ class _Survivor:
     def share(self) -> list[Holding] | None:
         """The parts that this worker saves; they are all of one state.
 
-        None when the storage does not answer. Raises OSError.
+        None when the storage does not answer. Raises OSError, SaveDropped.
         """
-        answers: SimpleQueue[list[Holding] | OSError] = SimpleQueue()
+        answers: SimpleQueue[list[Holding] | OSError | SaveDropped] = SimpleQueue()
 
         def agree() -> None:
             try:
                 answers.put(self._agree())
-            except OSError as error:
+            except (OSError, SaveDropped) as error:
                 answers.put(error)
 
         # A daemon: a process that must end does not wait for a storage that blocks for ever.
@@ -92,7 +95,7 @@ class _Survivor:
             answer = answers.get(timeout=4 * self.settle_seconds)
         except Empty:
             return None
-        if isinstance(answer, OSError):
+        if isinstance(answer, OSError | SaveDropped):
             raise answer
         return answer
 
@@ -104,8 +107,7 @@ class _Survivor:
             self._wait(states[:1])
         chosen = self._whole(states)
         if chosen is None:
-            log.warning("nothing is saved: the survivors hold no state whole")
-            return []
+            raise SaveDropped("the survivors hold no state whole")
         log.info("survivors save step %d of round %d together", chosen.step, chosen.round)
         return [part for (identity, _), part in mine.items() if identity == chosen]
 

@@ -250,7 +250,7 @@ class Rounds:
     def _leave(self, membership: Membership) -> None:
         """A round without members: save what there is, then go."""
         self._memberships.tried = membership.round
-        save_last(self._keeper, self._saver)
+        save_last(self._keeper, self._saver, membership=membership)
         log.info("round %d has no members (%s)", membership.round, membership.intent.value)
         self.end(Ending.FINISHED if membership.intent is Intent.STOP else Ending.LEFT)
 

@@ -88,7 +88,7 @@ class Saver:
 
         A save that is still written goes on, unless it waits for somebody who is gone.
         """
-        if not self._workers <= present(membership):
+        if not self.expects_all_of(membership):
             self._writer.abandon()
         self._workers = frozenset(membership.workers())
         lost = frozenset(member.key for member in membership.lost)
@@ -104,6 +104,10 @@ class Saver:
         if self._joined_at is None:
             self._joined_at = time.monotonic()
         self._leads = rank == 0
+
+    def expects_all_of(self, membership: Membership) -> bool:
+        """Whether all workers of the present round will save their parts, for none is gone."""
+        return self._workers <= present(membership)
 
     @property
     def last(self) -> SavedCheckpoint | None:
