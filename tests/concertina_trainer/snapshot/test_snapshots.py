@@ -45,8 +45,18 @@ def run(body, world_size, *args):
 def begun(groups, transport, *, workers_per_pod=1, policy=POLICY, holding=None):
     snapshots = Snapshots(policy, workers_per_pod=workers_per_pod)
     holding = holding or part(groups.world_size, groups.rank)
-    snapshots.enter(groups, holding, break_off=transport.break_off_snapshots, reached=ignore)
+    enter(snapshots, groups, transport, holding)
     return snapshots, holding
+
+
+def enter(snapshots, groups, transport, holding):
+    snapshots.enter(
+        groups,
+        holding,
+        break_off=transport.break_off_snapshots,
+        reopen=transport.reopen_snapshots,
+        reached=ignore,
+    )
 
 
 def agree(groups, snapshots, wanted):
@@ -138,13 +148,20 @@ def fail_on_one(groups, transport):
     snapshots.after_step(held, seconds=0.1, slots=1)
     total = torch.ones(1)
     dist.all_reduce(total)  # the other groups go on
+    failed = snapshots.facts
+    is_due = snapshots.is_due(1000)
+    snapshots.take(replace(holding, step=1001))
+    agree(groups, snapshots, [1001])
+    snapshots.after_step(1001, seconds=0.1, slots=1)
     facts = snapshots.facts
     snapshots.leave()
-    return facts.step, facts.off.startswith("a snapshot failed"), snapshots.failures, total.item()
+    told = failed.step, failed.off.startswith("a snapshot failed"), failed.every_steps
+    return told, is_due, total.item(), (facts.step, facts.off), snapshots.failures
 
 
-def test_a_snapshot_that_fails_is_told_and_the_one_before_stays():
-    assert run(fail_on_one, 2) == [(5, True, 1, 2.0)] * 2
+def test_a_snapshot_that_fails_is_told_the_one_before_stays_and_a_later_one_counts():
+    want = (5, True, 0), False, 2.0, (1001, ""), 1
+    assert run(fail_on_one, 2) == [want] * 2
 
 
 def grown(holding, *, rows):
@@ -192,11 +209,11 @@ def enter_without(groups, transport):
     taken = snapshots.facts.num_bytes
     snapshots.keep(State(5, holding.round, holding.world_size))
     large = grown(holding, rows=2**36)
-    snapshots.enter(groups, large, break_off=transport.break_off_snapshots, reached=ignore)
+    enter(snapshots, groups, transport, large)
     kept = snapshots.facts.num_bytes, snapshots.facts.step
     snapshots.leave()
     snapshots.keep(None)
-    snapshots.enter(groups, large, break_off=transport.break_off_snapshots, reached=ignore)
+    enter(snapshots, groups, transport, large)
     return taken > 0, kept == (taken, 5), snapshots.facts.num_bytes
 
 

@@ -214,6 +214,7 @@ class Rounds:
             live.groups,
             keeper.hold(),
             break_off=self._transport.break_off_snapshots,
+            reopen=self._transport.reopen_snapshots,
             reached=self._reached,
         )
         phases.mark("begin")

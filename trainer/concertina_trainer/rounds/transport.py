@@ -57,6 +57,9 @@ class Transport(Protocol):
     def break_off_snapshots(self) -> None:
         """End whatever the snapshots' group waits for; the others go on."""
 
+    def reopen_snapshots(self) -> dist.ProcessGroup:
+        """A fresh group for snapshots after one broke; blocks until all ranks have come."""
+
     def recorded(self) -> contextlib.AbstractContextManager[None]:
         """Connections that are made inside end with `break_off`, also while they are made."""
 
@@ -120,6 +123,11 @@ class GlooTransport:
     def break_off_snapshots(self) -> None:
         """See Transport."""
         sockets.shut_down(self._for_snapshots)
+
+    def reopen_snapshots(self) -> dist.ProcessGroup:
+        """See Transport. What is left of the broken one ends with the round."""
+        with self.recorded():
+            return self._open_snapshots()
 
     def _open_snapshots(self) -> dist.ProcessGroup:
         before = sockets.connections()

@@ -28,6 +28,9 @@ from concertina_trainer.snapshot.transfer import Transfer
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 30.0
+"""After a snapshot that came to nothing the next one is not sooner than this."""
+
 
 class Snapshots:
     """The snapshots that one worker keeps, of itself and of its neighbour."""
@@ -58,6 +61,10 @@ class Snapshots:
         self._busy = (0.0, 0)
         self._seconds = 0.0
         self._break_off: Callable[[], None] = lambda: None
+        self._reopen: Callable[[], dist.ProcessGroup] | None = None
+        self._failure = ""
+        """Why the newest came to nothing; empty once another is complete."""
+        self._failed_at = 0.0
         self.off = "no round has begun"
         """Why no snapshots are taken; empty when they are."""
         self._fits = True
@@ -76,11 +83,11 @@ class Snapshots:
         state = self._newest.state if self._newest is not None else None
         return SnapshotFacts(
             step=state.step if state is not None else None,
-            every_steps=0 if self.off else self._interval.every_steps,
+            every_steps=0 if self.off or self._failure else self._interval.every_steps,
             seconds=round(self._seconds, 5),
             cost=round(self._interval.cost, 6),
             num_bytes=sum(each.num_bytes for each in self._sets),
-            off=self.off[:512],
+            off=(self.off or self._failure)[:512],
             fits=self._fits,
         )
 
@@ -100,14 +107,16 @@ class Snapshots:
         holding: Holding,
         *,
         break_off: Callable[[], None],
+        reopen: Callable[[], dist.ProcessGroup],
         reached: Callable[[str], None],
     ) -> None:
         """A round has begun: agree whether snapshots fit, and take the first.
 
-        Collective over `groups`. `break_off` ends the connections of the snapshots' group;
+        Collective over `groups`. `break_off` ends the connections of the snapshots' group, and
+        `reopen` gives a fresh one, for which all ranks ask at the same step;
         `reached` is called at each point of a snapshot (see rounds/phases.py).
         """
-        self._reached = reached
+        self._reached, self._reopen, self._failure = reached, reopen, ""
         self._round, self._group, self._break_off = holding.round, groups.snapshot, break_off
         self._ring = neighbours(
             groups.rank, world_size=groups.world_size, workers_per_pod=self._workers_per_pod
@@ -133,6 +142,8 @@ class Snapshots:
         """Whether a snapshot should be taken after the step that follows `step`."""
         if self.off or self._transfer is not None:
             return False
+        if self._failure and time.monotonic() - self._failed_at < RETRY_SECONDS:
+            return False
         return step + 1 - self._begun_step >= self._interval.every_steps
 
     def take(self, holding: Holding) -> None:
@@ -143,8 +154,10 @@ class Snapshots:
         if problem:
             self._give_up(problem, rank=holding.rank)
             return
-        assert self._group is not None
+        assert self._reopen is not None
         assert self._ring is not None
+        if self._group is None:
+            self._group = self._reopen()
         start = time.perf_counter()
         target = next(each for each in self._sets if each is not self._newest)
         target.begin(holding, charge=self._ring.charge)
@@ -246,7 +259,7 @@ class Snapshots:
         assert self._transfer is not None
         self._transfer.join()
         self._newest, self._transfer = self._transfer.target, None
-        self.newest_at = self._begun
+        self.newest_at, self._failure = self._begun, ""
         self._seconds = time.monotonic() - self._begun
         self.taken += 1
         if not self._newest.grew:  # fresh pages are paid for once
@@ -263,7 +276,8 @@ class Snapshots:
         self._transfer.join()
         why = self._transfer.error
         self._transfer.target.drop()
-        self._transfer = None
+        self._transfer = self._group = None
         self.failures += 1
-        self.off = f"a snapshot failed: {why}" if why else "a snapshot failed at another worker"
-        log.warning("%s; none are taken before the next round", self.off)
+        self._failed_at = time.monotonic()
+        self._failure = f"a snapshot failed: {why or 'at another worker'}"
+        log.warning("%s; the next is tried after %.0f s", self._failure, RETRY_SECONDS)
