@@ -12,6 +12,7 @@ from typing import Any
 from concertina_operator import plan as planning
 from concertina_operator import situation
 from concertina_trainer.rounds import desk, transaction, watch
+from concertina_trainer.snapshot import snapshots
 from concertina_trainer.snapshot.snapshots import Snapshots
 from tests.simulation import pods
 
@@ -149,6 +150,37 @@ def _goes_without_the_others(right: Callable) -> Callable:
     return greet
 
 
+def _keeps_the_newest(right: Callable) -> Callable:
+    """The newest snapshot that is whole stays, however many losses would break it."""
+    del right
+
+    def kept_of(greetings: Any) -> Any:
+        ranks: dict[Any, set[int]] = {}
+        for greeting in greetings:
+            for part in greeting.parts:
+                if part.snapshot:
+                    ranks.setdefault(part.state, set()).add(part.rank)
+        whole = (state for state, found in ranks.items() if len(found) == state.world_size)
+        return max(whole, default=None)
+
+    return kept_of
+
+
+def _keeps_none(right: Callable) -> Callable:
+    """A commit drops all snapshots."""
+    return lambda self, _: right(self, None)
+
+
+def _keeper_in_the_same_pod(right: Callable) -> Callable:
+    """The next rank keeps a worker's part, though it may be in the same pod."""
+
+    def neighbours(rank: int, *, world_size: int, workers_per_pod: int) -> Any:
+        del workers_per_pod
+        return right(rank, world_size=world_size, workers_per_pod=1)
+
+    return neighbours
+
+
 BUGS = (
     Planted(
         name="the source of a round lacks a part",
@@ -192,6 +224,21 @@ BUGS = (
         seam=(Snapshots, "take"),
         bug=_overwrites_early,
         faults=("kill a worker", "kill a pod"),
+    ),
+    Planted(
+        name="the newest snapshot is kept, though more losses would break it",
+        seam=(transaction, "kept_of"),
+        bug=_keeps_the_newest,
+    ),
+    Planted(
+        name="a commit drops the snapshots",
+        seam=(Snapshots, "keep"),
+        bug=_keeps_none,
+    ),
+    Planted(
+        name="a snapshot is kept in the pod that it is of",
+        seam=(snapshots, "neighbours"),
+        bug=_keeper_in_the_same_pod,
     ),
 )
 """All of them."""

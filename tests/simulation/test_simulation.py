@@ -30,11 +30,24 @@ def check(seeds: range, *, processes: int) -> Counts:
 
 
 def test_no_schedule_breaks_a_promise():
-    counts = check(range(60), processes=1)
+    counts = check(range(150), processes=1)
 
     assert counts.losses
     assert counts.steps_lost
     assert {"memory", "snapshot", "checkpoint", "seed"} <= set(counts.sources)
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(20650, id="an excluded worker thaws within a step that the others have done"),
+        pytest.param(20995, id="two losses while the first snapshot of a round is on its way"),
+        pytest.param(22461, id="an operator thaws after another has led"),
+        pytest.param(22685, id="a loss after resizes that no snapshot has outlasted"),
+    ],
+)
+def test_a_schedule_that_broke_a_promise_once_does_so_no_more(seed):
+    assert not run_schedule(seed).violation
 
 
 @pytest.mark.matrix

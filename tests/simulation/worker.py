@@ -476,6 +476,8 @@ class Saver:
         self._rank = 0
         self._last = worker.kernel.now
         self._pending = 0
+        self._failed: Any = None
+        """The newest that was not made durable, for want of others' parts."""
 
     def enter(self, membership: Membership, *, rank: int) -> None:
         """From now on saves belong to this round."""
@@ -503,6 +505,8 @@ class Saver:
             if worker.kernel.now > end:
                 raise TrainingFailed(f"the last checkpoint (step {holding.step}) is not saved")
             worker.process.pause(0.5)
+        if self._failed is holding:
+            raise TrainingFailed(f"the last checkpoint (step {holding.step}) lacks parts")
 
     def _written(self, holding: Any) -> None:
         worker, storage = self._worker, self._worker.world.storage
@@ -526,6 +530,7 @@ class Saver:
             if worker.kernel.now < end:
                 worker.kernel.after(0.3, self._collect, holding, ranks, end)
                 return
+            self._failed = holding
         elif holding.rank == 0 and worker.inbox.names_me():
             worker.world.publishes(holding.tensors["state"], worker, round_=holding.round)
         self._pending -= 1
