@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from concertina_api.v1alpha1 import JobSpec
 from concertina_trainer.loop.live import Live
@@ -137,22 +138,7 @@ class StateKeeper:
         optimizer = self._task.optimizer(
             [(name, value) for name, value in parameters.items() if value.requires_grad]
         )
-        progress = self._initial
-        if "optimizer" in holding.extra:
-            restore_optimizer(
-                optimizer,
-                model,
-                entries=holding.entries,
-                tensors=tensors,
-                saved=holding.extra["optimizer"],
-            )
-            progress = Progress.from_json(holding.extra["progress"], controller=self._controller)
-        average = {}
-        if self._spec.training.average_decay is not None:
-            for name, value in parameters.items():
-                if value.requires_grad:
-                    rows = tensors.pop(f"average/{name}", None)
-                    average[name] = local_rows(name, value).clone() if rows is None else rows
+        average, progress = self._adopt(model, optimizer, holding)
         live = Live(
             round=self.number, groups=groups, model=model, optimizer=optimizer, average=average
         )
@@ -187,13 +173,40 @@ class StateKeeper:
             before=present.step - present.skipped_in_a_row,
         )
         source = snapshot if loaded is None or loaded.part is None else loaded.part
-        tensors = {name: tensor.clone() for name, tensor in source.tensors.items()}
-        self.build(groups, replace(source, tensors=tensors))
-        assert self._prepared is not None
-        self.live, before = self._prepared
-        self._prepared = None
+        live = self.live
+        live.optimizer.state.clear()  # a device may not have room for both
+        live.average.clear()
+        tensors = {name: rows.to(self._device, copy=True) for name, rows in source.tensors.items()}
+        with torch.no_grad():
+            fill_model(live.model, tensors)
+        average, before = self._adopt(live.model, live.optimizer, replace(source, tensors=tensors))
+        live.average.update(average)
         self.progress = present.rolled_back(before)
         return source
+
+    def _adopt(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, holding: Holding
+    ) -> tuple[dict[str, torch.Tensor], Progress]:
+        """Give the optimizer its state back; returns the average and the progress."""
+        tensors = holding.tensors
+        assert isinstance(tensors, dict), "a state that was moved or read for this rank alone"
+        progress = self._initial
+        if "optimizer" in holding.extra:
+            restore_optimizer(
+                optimizer,
+                model,
+                entries=holding.entries,
+                tensors=tensors,
+                saved=holding.extra["optimizer"],
+            )
+            progress = Progress.from_json(holding.extra["progress"], controller=self._controller)
+        average = {}
+        if self._spec.training.average_decay is not None:
+            for name, value in parameter_names(model).items():
+                if value.requires_grad:
+                    rows = tensors.pop(f"average/{name}", None)
+                    average[name] = local_rows(name, value).clone() if rows is None else rows
+        return average, progress
 
     def _offers(self) -> Iterator[Part]:
         """How that is told which is in memory."""
