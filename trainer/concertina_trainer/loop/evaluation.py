@@ -16,8 +16,8 @@ from torch import nn
 
 from concertina_api.batch import accumulation
 from concertina_api.errors import InvalidJob
+from concertina_trainer.loop.forward import on_device
 from concertina_trainer.loop.progress import PartialEvaluation, Progress
-from concertina_trainer.loop.step import on_device
 from concertina_trainer.rounds.transport import Groups
 from concertina_trainer.schedule.order import seed_of
 from concertina_trainer.sharding.restore import settle

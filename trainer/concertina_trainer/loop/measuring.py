@@ -10,7 +10,7 @@ from concertina_api.batch import accumulation
 from concertina_api.errors import InvalidJob
 from concertina_trainer.agent.mailbox import Measured
 from concertina_trainer.loop.progress import Progress
-from concertina_trainer.loop.step import StepResult
+from concertina_trainer.loop.reduction import StepResult
 from concertina_trainer.schedule.controller import BatchController, Observation
 from concertina_trainer.schedule.rules import Standing
 from concertina_trainer.task import Task

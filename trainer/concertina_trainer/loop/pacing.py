@@ -1,11 +1,27 @@
 """Which samples the next step takes, at which learning rate, and when training is over."""
 
+from dataclasses import dataclass
+
 from concertina_api.batch import last_batch, num_micro_batches, slots_of
 from concertina_api.v1alpha1 import JobSpec
 from concertina_trainer.loop.progress import Progress
-from concertina_trainer.loop.step import Geometry
 from concertina_trainer.schedule.learning_rate import learning_rate
 from concertina_trainer.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """Which samples a step consumes and how they are cut."""
+
+    first_sample: int
+    num_micro_batches: int
+    micro_batch_size: int
+    seed: int
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples of the step."""
+        return self.num_micro_batches * self.micro_batch_size
 
 
 class Pacing:

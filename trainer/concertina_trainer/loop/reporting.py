@@ -6,8 +6,6 @@ The session calls it at each event; nothing here influences training, except tha
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from concertina_api.errors import RoundFailed
@@ -17,10 +15,12 @@ from concertina_trainer.loop.devices import device_uuid, memory
 from concertina_trainer.loop.keeper import StateKeeper
 from concertina_trainer.loop.measuring import Measuring, tokens_per_sample
 from concertina_trainer.loop.record import Record
+from concertina_trainer.loop.reduction import StepResult
+from concertina_trainer.loop.resize import log_resize, resize_of
+from concertina_trainer.loop.rows import Rows, StepFacts
 from concertina_trainer.loop.saving import Saver
 from concertina_trainer.loop.slow import Waiting
 from concertina_trainer.loop.status import StatusBoard
-from concertina_trainer.loop.step import Geometry, StepResult
 from concertina_trainer.rounds.phases import Phases
 from concertina_trainer.rounds.transaction import Entered, announce
 from concertina_trainer.schedule.controller import (
@@ -29,22 +29,10 @@ from concertina_trainer.schedule.controller import (
     request,
     request_again,
 )
-from concertina_trainer.schedule.rules import Decision
-from concertina_trainer.schedule.spikes import WHY
 from concertina_trainer.sharding.state import Holding
-from concertina_trainer.task import StopTraining, Task
+from concertina_trainer.task import Task
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepFacts:
-    """What a row of the record says besides the result."""
-
-    geometry: Geometry
-    learning_rate: float
-    seconds: float
-    data_seconds: float
 
 
 class Reporter:
@@ -62,9 +50,8 @@ class Reporter:
     ) -> None:
         """Raises InvalidJob when the task tells nonsense about itself."""
         self._spec = spec
-        self._task = task
         self._board = board
-        self._record = Record(context.run_dir / "steps.jsonl")
+        self._rows = Rows(Record(context.run_dir / "steps.jsonl"), task)
         self._saver = saver
         self._pause_seconds = 0.0
         self._membership, self._waiting = Membership(round=0), Waiting()
@@ -98,18 +85,13 @@ class Reporter:
         leads = live.groups.rank == 0
         if leads and entered.is_earlier(step):
             self._roll_back(keeper)
-        losses = entered.losses
-        resize = Resize(
-            round=live.round,
-            world_size_before=losses.world_size,
-            world_size=live.groups.world_size,
+        resize = resize_of(
+            entered,
+            live,
             step=step,
-            pause_seconds=round(pause_seconds, 5),
-            phases=phases.seconds,
-            source=_source(entered, step),
-            lost=losses.workers,
-            steps_lost=max(0, losses.step - step),
-            detection_seconds=detection_seconds if losses.workers else None,
+            phases=phases,
+            pause_seconds=pause_seconds,
+            detection_seconds=detection_seconds,
         )
         self._pause_seconds = pause_seconds
         self._membership, self._waiting = entered.membership, Waiting()
@@ -128,21 +110,11 @@ class Reporter:
             progress=self._progress(keeper, loss=None),
             state_bytes=sum(t.numel() * t.element_size() for t in holding.tensors.values()),
             **(self._checkpoint() | self._snapshot(keeper) if leads else {}),
-            **(self._recovery(resize) if leads and losses.workers else {}),
+            **(self._recovery(resize) if leads and resize.lost else {}),
             **self._memory(),
         )
         if leads:
-            shown = ", ".join(f"{name} {seconds:.3f}" for name, seconds in phases.seconds.items())
-            log.info(
-                "round %d: %d -> %d workers at step %d, pause %.3f s (%s), state from %s",
-                live.round,
-                resize.world_size_before,
-                live.groups.world_size,
-                step,
-                pause_seconds,
-                shown,
-                resize.source,
-            )
+            log_resize(resize)
 
     def stepped(
         self,
@@ -160,35 +132,8 @@ class Reporter:
             self._board.mention(progress=self._progress(keeper, loss=result.loss), **self._memory())
             return False
         self._waiting = self._waiting.after_step(result.waits, step_seconds=facts.seconds)
-        decision = observation.decision
-        stop = self._row(
-            {
-                "step": progress.step,
-                "samples": progress.samples,
-                "loss": result.loss,
-                "global_batch_size": facts.geometry.global_batch_size,
-                "num_micro_batches": facts.geometry.num_micro_batches,
-                "world_size": live.groups.world_size,
-                "round": live.round,
-                "pause_seconds": round(pause, 5),
-                "seconds": round(facts.seconds, 5),
-                "data_seconds": round(facts.data_seconds, 5),
-                "learning_rate": facts.learning_rate,
-                "gradient_norm": math.sqrt(max(result.square_norm, 0.0)),
-                "weight": result.weight,
-                **({} if result.skipped is None else {"skipped": result.skipped.value}),
-                **({"metrics": dict(result.metrics)} if result.metrics else {}),
-            }
-        )
-        changes: dict[str, Any] = {}
-        if result.skipped is not None:
-            log.warning("step %d skipped: %s", progress.step, WHY[result.skipped])
-        if decision is not None:
-            stop |= self._decided(progress.step, progress.samples, decision, acts=True)
-            if decision.grow:
-                changes["request"] = request(observation.state, decision)
-        for shadow in observation.shadows:
-            stop |= self._decided(progress.step, progress.samples, shadow, acts=False)
+        stop = self._rows.stepped(live, progress, result, facts, pause_seconds=pause)
+        stop |= self._rows.decided(progress, observation)
         status = self._board.status
         measured = self._measuring.measured(
             result,
@@ -207,8 +152,9 @@ class Reporter:
             **self._snapshot(keeper),
             **self._memory(),
         )
-        if changes:
-            self.tell(**changes)
+        decision = observation.decision
+        if decision is not None and decision.grow:
+            self.tell(request=request(observation.state, decision))
         return stop
 
     def evaluated(self, keeper: StateKeeper) -> bool:
@@ -216,13 +162,7 @@ class Reporter:
         live, progress = keeper.live, keeper.progress
         if live is None or live.groups.rank != 0 or progress.evaluation is not None:
             return False
-        return self._row(
-            {
-                "evaluation": dict(progress.evaluation_losses),
-                "step": progress.step,
-                "samples": progress.samples,
-            }
-        )
+        return self._rows.evaluated(progress)
 
     def abandoned(self, micro_batches: int) -> None:
         """A step was dropped to be run again."""
@@ -241,7 +181,7 @@ class Reporter:
         self._measuring.entered(progress)
         if live.groups.rank != 0:
             return
-        marked = self._record.roll_back(step=snapshot.step, samples=snapshot.extra["samples"])
+        marked = self._rows.roll_back(step=snapshot.step, samples=snapshot.extra["samples"])
         log.warning(
             "the state of step %d is taken up at step %d: the samples of %d rows are left out",
             snapshot.step,
@@ -252,25 +192,11 @@ class Reporter:
 
     def _roll_back(self, keeper: StateKeeper) -> None:
         progress = keeper.progress
-        marked = self._record.roll_back(step=progress.step, samples=progress.samples)
+        marked = self._rows.roll_back(step=progress.step, samples=progress.samples)
         if marked:
             log.warning(
                 "back at step %d: %d rows of the record are discarded", progress.step, marked
             )
-
-    def _decided(self, step: int, samples: int, decision: Decision, *, acts: bool) -> bool:
-        if acts and decision.grow:
-            log.info("step %d: %s", step, decision.reason)
-        row = {"decision": decision.to_json(), "step": step, "samples": samples}
-        return self._row(row if acts else row | {"shadow": True})
-
-    def _row(self, row: Mapping[str, Any]) -> bool:
-        """Record a row and show it to the task; True when the task asks to stop."""
-        wish = self._task.on_step(self._record.append(row))
-        if isinstance(wish, StopTraining):
-            log.info("the task stops training at step %d: %s", row["step"], wish.reason)
-            return True
-        return False
 
     def _progress(
         self, keeper: StateKeeper, *, loss: float | None, result: StepFacts | None = None
@@ -322,10 +248,3 @@ class Reporter:
     def _memory(self) -> dict[str, int | None]:
         now = memory(self._device)
         return {"peak_bytes": now.peak_bytes, "device_bytes": now.device_bytes}
-
-
-def _source(entered: Entered, step: int) -> str:
-    """Where the state of a round came from."""
-    if entered.source is None:
-        return "checkpoint" if step else "seed"
-    return "snapshot" if entered.source.snapshot else "memory"

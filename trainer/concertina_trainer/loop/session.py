@@ -24,11 +24,12 @@ from concertina_trainer.loop.ending import Ending
 from concertina_trainer.loop.equipment import equip
 from concertina_trainer.loop.evaluation import Evaluation
 from concertina_trainer.loop.progress import Progress
-from concertina_trainer.loop.reporting import StepFacts
+from concertina_trainer.loop.reduction import StepResult
 from concertina_trainer.loop.rounds import Rounds
+from concertina_trainer.loop.rows import StepFacts
 from concertina_trainer.loop.skipping import check_skipped, is_roll_back_due
 from concertina_trainer.loop.status import StatusBoard
-from concertina_trainer.loop.step import Step, StepResult
+from concertina_trainer.loop.step import Step
 from concertina_trainer.rounds.phases import ignore
 from concertina_trainer.rounds.transport import is_broken
 from concertina_trainer.schedule.controller import Observation

@@ -7,70 +7,27 @@ reduces everything it needs to know in one vector.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from concertina_api.batch import accumulation, slots_of
 from concertina_api.errors import InvalidJob, TrainingFailed
 from concertina_api.v1alpha1 import GradientSync, Training
+from concertina_trainer.loop.forward import on_device, seed_forward
+from concertina_trainer.loop.pacing import Geometry
+from concertina_trainer.loop.reduction import StepResult, Sums
 from concertina_trainer.loop.world import World
-from concertina_trainer.rounds.control import Agreement, Flags
+from concertina_trainer.rounds.control import Flags
 from concertina_trainer.rounds.transport import is_broken
 from concertina_trainer.schedule.order import seed_of
-from concertina_trainer.schedule.spikes import Losses, Skipped, skipped
+from concertina_trainer.schedule.spikes import Losses, skipped
 from concertina_trainer.sharding.restore import settle
-from concertina_trainer.statistics.norms import local_square_norm
 from concertina_trainer.task import Loss
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Geometry:
-    """Which samples a step consumes and how they are cut."""
-
-    first_sample: int
-    num_micro_batches: int
-    micro_batch_size: int
-    seed: int
-
-    @property
-    def global_batch_size(self) -> int:
-        """Samples of the step."""
-        return self.num_micro_batches * self.micro_batch_size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepResult:
-    """What all ranks know after a step."""
-
-    loss: float
-    """Mean over the weight."""
-    metrics: Mapping[str, float]
-    weighted_squares: float
-    """R of schedule/estimator.py."""
-    square_norm: float
-    """|g|^2 of the mean gradient, before clipping."""
-    weight: float
-    num_micro_batches: int
-    """Real ones that had any weight."""
-    batch: int
-    """Global batch that rank 0 has decided for the next step."""
-    finite: bool
-    """Whether loss and gradient are."""
-    skipped: Skipped | None
-    """Why parameters are as before; None when they are not."""
-    micro_batch_seconds: float
-    worker_seconds: float
-    """Time that all workers together spent in the step, up to here, and after the one before."""
-    waits: tuple[float, ...]
-    """Seconds that each rank has waited for others since the reduction before."""
-    agreement: Agreement
 
 
 class Step:
@@ -110,7 +67,7 @@ class Step:
         self._beat_every = beat_every
         self._flags = flags
         self._tail_seconds = tail_seconds
-        self._sums: dict[str, torch.Tensor] = {}
+        self._sums = Sums(world.device)
         self._real = True
         self.slots_done = 0
         self.seconds = 0.0
@@ -164,16 +121,10 @@ class Step:
         if self._real:
             with self._world.probe.micro_batch(loss.weight):
                 torch.autograd.backward(loss.total)
-            self._add("loss", loss.total.detach())
-            self._add("weight", loss.weight)
-            self._add("counted", torch.as_tensor(loss.weight) > 0)
-            for name, value in loss.metrics.items():
-                self._add(f"metric/{name}", value)
         else:
             # The same collectives as the others, a gradient of zero, nothing counted.
             torch.autograd.backward(loss.total * 0.0)
-            for name in ("loss", "weight", "counted", *(f"metric/{name}" for name in loss.metrics)):
-                self._add(name, 0.0)
+        self._sums.add(loss, real=self._real)
         self._world.buffers.end_micro_batch(weight=1.0 if self._real else 0.0)
         self.slots_done += 1
         self.last_sign = time.perf_counter()
@@ -188,17 +139,21 @@ class Step:
             )
         live = self._world.live
         world_size = live.groups.world_size
-        vector = self._reduced_vector()
-        values = vector.tolist()
+        reduced = self._sums.reduce(
+            self._world,
+            next_batch=self._next_batch,
+            started=self._start,
+            slots=self.slots,
+            tail_seconds=self._tail_seconds,
+        )
         reduced_at = self.last_sign = time.perf_counter()
-        weighted_squares, shares, batch, seconds, tails, counted, loss, weight = values[:8]
-        names = [name for name in sorted(self._sums) if "/" in name]
-        metrics, presence = values[8 : 8 + len(names)], values[8 + len(names) : -world_size]
         # FSDP averages over ranks: what is in .grad is the sum of all totals, divided by W.
-        scale = world_size / weight if weight else math.nan
-        square_norm = shares * scale**2
-        mean_loss = loss / weight if weight else math.nan
-        finite = all(map(math.isfinite, (weighted_squares, square_norm, loss, scale)))
+        scale = world_size / reduced.weight if reduced.weight else math.nan
+        square_norm = reduced.shares * scale**2
+        mean_loss = reduced.mean(reduced.loss)
+        finite = all(
+            map(math.isfinite, (reduced.weighted_squares, square_norm, reduced.loss, scale))
+        )
         # From reduced values alone: all ranks decide alike.
         why_not = skipped(
             mean_loss,
@@ -210,7 +165,7 @@ class Step:
         if why_not is None:
             self._update(scale * self._clip_factor(square_norm))
             self._world.buffers.end_step(
-                presence, num_micro_batches=self.geometry.num_micro_batches
+                reduced.presence, num_micro_batches=self.geometry.num_micro_batches
             )
         else:
             self._world.buffers.discard()
@@ -219,20 +174,17 @@ class Step:
         self.seconds, self.tail_seconds = now - self._start, now - reduced_at
         self.result = StepResult(
             loss=mean_loss,
-            metrics={
-                name.removeprefix("metric/"): value / weight if weight else math.nan
-                for name, value in zip(names, metrics, strict=True)
-            },
-            num_micro_batches=round(counted),
-            weighted_squares=weighted_squares,
+            metrics={name: reduced.mean(value) for name, value in reduced.metrics.items()},
+            num_micro_batches=round(reduced.counted),
+            weighted_squares=reduced.weighted_squares,
             square_norm=square_norm,
-            weight=weight,
-            batch=round(batch),
+            weight=reduced.weight,
+            batch=round(reduced.batch),
             finite=finite,
             skipped=why_not,
-            micro_batch_seconds=seconds / world_size,
-            worker_seconds=seconds * self.slots + tails,
-            waits=tuple(values[-world_size:]),
+            micro_batch_seconds=reduced.slot_seconds / world_size,
+            worker_seconds=reduced.slot_seconds * self.slots + reduced.tail_seconds,
+            waits=reduced.waits,
             agreement=agreement,
         )
 
@@ -262,52 +214,12 @@ class Step:
             return True
         return False
 
-    def _add(self, name: str, value: float | torch.Tensor) -> None:
-        seen = self._sums.get(name)
-        if isinstance(value, torch.Tensor):
-            value = value.detach().double().to(self._world.device)
-        else:
-            value = torch.tensor(value, dtype=torch.float64, device=self._world.device)
-        self._sums[name] = value if seen is None else seen + value
-
     def _synchronize(self, *, last: bool) -> None:
         if self._training.gradient_sync is GradientSync.LAST_MICRO_BATCH:
             model = self.model
             if not isinstance(model, FSDPModule):
                 raise InvalidJob("gradientSync LastMicroBatch needs fully_shard on the root")
             model.set_requires_gradient_sync(last)
-
-    def _reduced_vector(self) -> torch.Tensor:
-        """What all ranks must know, summed over them.
-
-        [R, shares of |sum / W|^2, batch, seconds of a slot, seconds after the reduction before,
-        counted, loss, weight, metrics..., buffers..., waits by rank]
-        """
-        live, device = self._world.live, self._world.device
-        share = local_square_norm(
-            (p.grad for p in live.parameters if p.grad is not None),
-            world_size=live.groups.world_size,
-        )
-        head = [self._world.probe.take().double(), torch.as_tensor(share).double()]
-        seconds = (time.perf_counter() - self._start) / self.slots
-        batch = float(self._next_batch if live.groups.rank == 0 else 0)
-        facts = [batch, seconds, self._tail_seconds]
-        waits = [0.0] * live.groups.world_size
-        waits[live.groups.rank] = self._world.waits.take()
-        sums = [self._sums[name] for name in ("counted", "loss", "weight")]
-        sums += [self._sums[name] for name in sorted(self._sums) if "/" in name]
-        vector = torch.cat(
-            [
-                torch.stack([value.to(device) for value in head]),
-                torch.tensor(facts, dtype=torch.float64, device=device),
-                torch.stack([value.to(device) for value in sums]),
-                torch.tensor(self._world.buffers.presence(), dtype=torch.float64, device=device),
-                torch.tensor(waits, dtype=torch.float64, device=device),
-            ]
-        )
-        with self._world.waits.counted():
-            dist.all_reduce(vector)
-        return vector
 
     def _clip_factor(self, square_norm: float) -> float:
         clip = self._training.gradient_clip
@@ -337,33 +249,7 @@ class Step:
         self._world.live.optimizer.zero_grad(set_to_none=True)
 
 
-def seed_forward(seed: int, device: torch.device) -> None:
-    """Seed the generators that a forward pass draws from.
-
-    torch.manual_seed seeds those of every backend, and formats a stack trace for each that is not
-    initialised: milliseconds per micro-batch.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-
-
 def rows_of(gradient: torch.Tensor) -> torch.Tensor:
     """The local rows of a sharded gradient."""
     local: torch.Tensor = getattr(gradient, "_local_tensor", gradient)
     return local
-
-
-def on_device(batch: Any, device: torch.device) -> Any:
-    """The same structure with its tensors on `device`."""
-    match batch:
-        case torch.Tensor():
-            return batch.to(device, non_blocking=True)
-        case dict():
-            return {key: on_device(value, device) for key, value in batch.items()}
-        case tuple() if hasattr(batch, "_fields"):
-            return type(batch)(*(on_device(value, device) for value in batch))
-        case list() | tuple():
-            return type(batch)(on_device(value, device) for value in batch)
-        case _:
-            return batch

@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from concertina_api.errors import InvalidJob
 from concertina_api.v1alpha1 import JobSpec
 from concertina_trainer.data.loader import Loader
-from concertina_trainer.loop.step import on_device
+from concertina_trainer.loop.forward import on_device
 from concertina_trainer.sharding.collect import buffer_names, hold, parameter_names
 from concertina_trainer.sharding.restore import build_sharded
 from concertina_trainer.statistics.probe import GradientProbe
