@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from concertina_trainer.rounds.agreement import Greeting, Part, Source
-from concertina_trainer.rounds.transaction import Loaded
+from concertina_trainer.rounds.keeper import Loaded
 from concertina_trainer.sharding.state import Holding
 from concertina_trainer.snapshot.snapshots import Snapshots
 from tests.simulation.history import Judge, Shard, State
@@ -50,7 +50,7 @@ class Live:
 
 
 class Keeper:
-    """See rounds.transaction.Keeper."""
+    """See rounds.keeper.Keeper."""
 
     def __init__(self, worker: "Worker") -> None:
         self._worker = worker

@@ -18,7 +18,7 @@ from concertina_trainer.loop.origin import Origin
 from concertina_trainer.loop.part import part_of
 from concertina_trainer.loop.progress import Progress
 from concertina_trainer.rounds.agreement import Greeting, Part, Source, State
-from concertina_trainer.rounds.transaction import Loaded
+from concertina_trainer.rounds.keeper import Loaded
 from concertina_trainer.rounds.transport import Groups
 from concertina_trainer.schedule.controller import BatchController
 from concertina_trainer.sharding.collect import hold, local_rows, parameter_names
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class StateKeeper:
-    """The keeper of one worker (see rounds.transaction.Keeper)."""
+    """The keeper of one worker (see rounds.keeper.Keeper)."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from concertina_trainer.checkpoint.reader import find, load, open_checkpoint, ve
 from concertina_trainer.checkpoint.storage import Storage
 from concertina_trainer.checkpoint.weights import load_weights
 from concertina_trainer.rounds.agreement import State
-from concertina_trainer.rounds.transaction import Loaded
+from concertina_trainer.rounds.keeper import Loaded
 from concertina_trainer.rounds.transport import Groups
 from concertina_trainer.sharding.layout import row_range
 from concertina_trainer.sharding.messages import deliver
@@ -69,7 +69,7 @@ class Origin:
         """Why this worker could not read the storage in the present try."""
 
     def __call__(self, groups: Groups) -> Holding | None:
-        """See rounds.transaction.Keeper.origin."""
+        """See rounds.keeper.Keeper.origin."""
         loaded = self._from_checkpoint(groups, world_size=groups.world_size)
         if loaded is not None:
             return loaded.part
@@ -88,7 +88,7 @@ class Origin:
     def newer(
         self, groups: Groups, snapshot: State, *, world_size: int, before: int | None = None
     ) -> Loaded | None:
-        """See rounds.transaction.Keeper.newer; with `before` only one of an earlier step.
+        """See rounds.keeper.Keeper.newer; with `before` only one of an earlier step.
 
         The storage is asked only when a checkpoint may be there: workers of the snapshot have
         saved their parts of every later one. Raises TrainingFailed as a start does when it cannot
