@@ -16,7 +16,8 @@ from concertina_trainer.rounds import desk, transaction
 from concertina_trainer.snapshot import snapshots
 from tests.simulation.keeper import shards_of
 from tests.simulation.snapshots import SnapshotSet, Transfer
-from tests.simulation.worker import Control, SimWatch
+from tests.simulation.step import Control
+from tests.simulation.watch import SimWatch
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

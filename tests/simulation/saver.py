@@ -1,0 +1,84 @@
+"""Durable checkpoints of the model. Called by the worker and its steps."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from concertina_api.errors import TrainingFailed
+from concertina_api.v1alpha1 import (
+    Membership,
+)
+
+if TYPE_CHECKING:
+    from tests.simulation.worker import Worker
+
+
+class Saver:
+    """Checkpoints: all write their parts, the leader makes the set durable (loop/saving.py)."""
+
+    can_save = False
+    """Survivors agree on a last save by files, which are not simulated: see loop/last_save.py."""
+    final_seconds = 600.0
+
+    def __init__(self, worker: "Worker") -> None:
+        self._worker = worker
+        self._rank = 0
+        self._last = worker.kernel.now
+        self._pending = 0
+        self._failed: Any = None
+        """The newest that was not made durable, for want of others' parts."""
+
+    def enter(self, membership: Membership, *, rank: int) -> None:
+        """From now on saves belong to this round."""
+        del membership
+        self._rank = rank
+
+    def is_due(self) -> bool:
+        """Whether the leader asks for one."""
+        now = self._worker.kernel.now
+        return not self._pending and now - self._last >= self._worker.world.checkpoint_seconds
+
+    def save(self, holding: Any) -> None:
+        """Write the part, in the background."""
+        kernel = self._worker.kernel
+        self._last = kernel.now
+        self._pending += 1
+        kernel.after(kernel.some(0.01, 2.0), self._written, holding)
+
+    def save_now(self, holding: Any, *, within_seconds: float = 600.0) -> None:
+        """Write the part and wait until the checkpoint is durable."""
+        worker = self._worker
+        self.save(holding)
+        end = worker.kernel.now + within_seconds
+        while self._pending:
+            if worker.kernel.now > end:
+                raise TrainingFailed(f"the last checkpoint (step {holding.step}) is not saved")
+            worker.process.pause(0.5)
+        if self._failed is holding:
+            raise TrainingFailed(f"the last checkpoint (step {holding.step}) lacks parts")
+
+    def _written(self, holding: Any) -> None:
+        worker, storage = self._worker, self._worker.world.storage
+        if worker.process.dead:
+            return
+        if worker.process.frozen:
+            worker.kernel.after(1.0, self._written, holding)
+            return
+        ranks = storage.parts.setdefault(
+            (holding.tensors["state"], holding.round, holding.world_size), {}
+        )
+        ranks[holding.rank] = None
+        self._collect(holding, ranks, worker.kernel.now + 120.0)
+
+    def _collect(self, holding: Any, ranks: Mapping[int, None], end: float) -> None:
+        """The one of rank 0 waits for all parts, then moves `latest`; others are done."""
+        worker = self._worker
+        if worker.process.dead:
+            return
+        if holding.rank == 0 and (len(ranks) < holding.world_size or worker.process.frozen):
+            if worker.kernel.now < end:
+                worker.kernel.after(0.3, self._collect, holding, ranks, end)
+                return
+            self._failed = holding
+        elif holding.rank == 0 and worker.inbox.names_me():
+            worker.world.publishes(holding.tensors["state"], worker, round_=holding.round)
+        self._pending -= 1
