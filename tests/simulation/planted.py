@@ -14,7 +14,7 @@ from concertina_operator import situation
 from concertina_trainer.rounds import desk, transaction, watch
 from concertina_trainer.snapshot import snapshots
 from concertina_trainer.snapshot.snapshots import Snapshots
-from tests.simulation import pods
+from tests.simulation.agent import Agent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +205,7 @@ BUGS = (
     ),
     Planted(
         name="restarted workers keep their incarnation",
-        seam=(pods.Agent, "_begin"),
+        seam=(Agent, "_begin"),
         bug=_same_incarnation,
     ),
     Planted(
