@@ -137,7 +137,7 @@ def test_what_is_exported_is_the_table(fleet):
         conditions=(READY,),
         gpu_counted_at=START,
         gpu_seconds=60.0,
-        snapshot=SnapshotStatus(every_steps=16),
+        snapshot=SnapshotStatus(step=0, every_steps=16),
         resize_counts=MANY,
     )
     fleet.report(fleet.place(job))
