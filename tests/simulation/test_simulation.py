@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from tests.simulation.__main__ import outcomes, summary
 from tests.simulation.history import Counts
@@ -41,6 +42,7 @@ def test_no_schedule_breaks_a_promise():
     "seed",
     [
         pytest.param(20650, id="an excluded worker thaws within a step that the others have done"),
+        pytest.param(20281, id="a save that lacks the parts of others"),
         pytest.param(20995, id="two losses while the first snapshot of a round is on its way"),
         pytest.param(22461, id="an operator thaws after another has led"),
         pytest.param(22685, id="a loss after resizes that no snapshot has outlasted"),
@@ -48,6 +50,7 @@ def test_no_schedule_breaks_a_promise():
 )
 def test_a_schedule_that_broke_a_promise_once_does_so_no_more(seed):
     assert not run_schedule(seed).violation
+    assert torch.is_grad_enabled()  # as before
 
 
 @pytest.mark.matrix

@@ -8,6 +8,8 @@ import traceback
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from concertina_api.v1alpha1 import (
     AdaptiveTrainingJob,
     ConditionType,
@@ -58,6 +60,7 @@ class Storage:
     """In which `latest` was trained."""
 
 
+@torch.no_grad()  # its coroutines share one thread, and leave the mode as the last one had it
 def run_schedule(seed: int, *, traced: bool = False, faults: tuple[str, ...] = ()) -> Outcome:
     """Run the schedule of a seed to its end; with `faults`, of these kinds alone."""
     world = World(seed, faults=faults)
