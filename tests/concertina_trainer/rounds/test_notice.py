@@ -1,5 +1,7 @@
 """Pods that must end while no operator is left to publish a round without them."""
 
+import pytest
+
 from concertina_api.v1alpha1 import Intent
 from concertina_trainer.checkpoint.reader import find, verify
 from tests.fleet import Fleet
@@ -19,6 +21,7 @@ def saved(fleet):
     return checkpoint
 
 
+@pytest.mark.matrix
 def test_when_all_pods_must_end_and_no_round_comes_they_save_in_half_of_their_grace(tmp_path):
     with Fleet(tmp_path, long_job()) as fleet:
         fleet.start("a", "b")
@@ -47,6 +50,7 @@ def test_a_round_that_comes_makes_a_save_needless(tmp_path):
         assert saved(fleet) is None
 
 
+@pytest.mark.matrix
 def test_a_job_that_is_suspended_as_it_loses_rank_0_saves_the_snapshot_of_it(tmp_path):
     with Fleet(tmp_path, long_job(snapshots={"everySteps": 2})) as fleet:
         fleet.start("a", "b", "c")
