@@ -177,6 +177,18 @@ class _MuonAndAdam(torch.optim.Muon):
         super().__init__([p for p in parameters if p.ndim == 2], lr=1e-3)
 
 
+def long_steps(*, pods: int, micro_batches: int) -> dict[str, Any]:
+    """spec.batch of steps with so many micro-batches of two samples in each of so many pods."""
+    batch = 2 * micro_batches * pods
+    return {
+        "microBatchSize": 2,
+        "initial": batch,
+        "max": batch,
+        "maxAccumulation": micro_batches,
+        "rule": {"name": "Fixed"},
+    }
+
+
 def job_document(**changes: Any) -> dict[str, Any]:
     """A small job as a manifest; `changes` replace parts of the spec."""
     spec: dict[str, Any] = {

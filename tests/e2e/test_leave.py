@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.records import samples_in_order
 from tests.e2e.runs import LocalRun, started
-from tests.tasks import job_document
+from tests.tasks import job_document, long_steps
 
 pytestmark = pytest.mark.matrix
 GRACE_SECONDS = 12
@@ -19,18 +19,11 @@ NUM_MICRO_BATCHES = 16
 
 
 def document(*, pods: int) -> dict[str, Any]:
-    batch = 2 * NUM_MICRO_BATCHES * pods
     return job_document(
-        config={"step_seconds": MICRO_BATCH_SECONDS, "size": batch},
+        config={"step_seconds": MICRO_BATCH_SECONDS, "size": 2 * NUM_MICRO_BATCHES * pods},
         samples=None,
         epochs=2.0,
-        batch={
-            "microBatchSize": 2,
-            "initial": batch,
-            "max": batch,
-            "maxAccumulation": NUM_MICRO_BATCHES,
-            "rule": {"name": "Fixed"},
-        },
+        batch=long_steps(pods=pods, micro_batches=NUM_MICRO_BATCHES),
         pods={"min": 1, "max": pods},
     )
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.records import samples_in_order
 from tests.e2e.runs import LocalRun, started
-from tests.tasks import job_document
+from tests.tasks import job_document, long_steps
 
 PODS = ("tiny-0", "tiny-1", "tiny-2")
 
@@ -23,18 +23,11 @@ def document(
     micro_batch_seconds: float = 0.05,
 ) -> dict[str, Any]:
     """Pods with so many micro-batches of a step each, which train until they are told to stop."""
-    batch = 2 * micro_batches * pods
     return job_document(
         model="tests.e2e.tasks:UntilTold",
         config={"folder": str(folder), "step_seconds": micro_batch_seconds},
         samples=10**6,
-        batch={
-            "microBatchSize": 2,
-            "initial": batch,
-            "max": batch,
-            "maxAccumulation": micro_batches,
-            "rule": {"name": "Fixed"},
-        },
+        batch=long_steps(pods=pods, micro_batches=micro_batches),
         pods={"min": 1, "max": pods},
         checkpoint={"path": "checkpoints", "everySeconds": None},
     )

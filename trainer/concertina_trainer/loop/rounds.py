@@ -122,10 +122,8 @@ class Rounds:
         if snapshot is None:
             log.warning("there is no snapshot of this round to go back to")
             return
-        control, self.world = self.world.control, None
         taken_up = self._keeper.take_up(snapshot)
-        assert self._keeper.live is not None
-        self.world = self._world_of(self._keeper.live, control)
+        self.world = self._world_of(self.world.live, self.world.control)
         self._reporter.rolled_back(self._keeper, taken_up)
 
     def end(self, ending: Ending) -> None:
