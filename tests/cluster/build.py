@@ -9,6 +9,7 @@ the next one goes on with the tool that is missing. Cold: about a quarter of an 
 import argparse
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -130,8 +131,9 @@ def _build_tool(tool: Tool, *, folder: Path) -> None:
 
 def _copy_stages(folder: Path) -> None:
     kwok = next(tool for tool in TOOLS if tool.name == "kwok")
-    found = _go(["go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"], tool=kwok)
-    stages = Path(found.strip()) / "kustomize" / "stage"
+    # `go list -m` has no folder for a module that was never downloaded.
+    found = _go(["go", "mod", "download", "-json", "sigs.k8s.io/kwok"], tool=kwok)
+    stages = Path(json.loads(found)["Dir"]) / "kustomize" / "stage"
     texts = [(stages / f"{name}.yaml").read_text() for name in STAGE_FILES]
     partial = folder / f".{STAGES}.{os.getpid()}"
     partial.write_text("\n---\n".join(texts))
