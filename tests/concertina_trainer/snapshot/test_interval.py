@@ -74,6 +74,31 @@ def test_nothing_is_decided_before_a_quiet_step():
     assert interval.cost == 0.0
 
 
+def test_the_first_quiet_step_after_the_first_snapshot_shortens_the_interval():
+    first = Interval(max_cost=0.01).after_snapshot(0.02, seconds=9.0, slots=4, is_bound=True)
+
+    assert first.every_steps == FIRST_STEPS
+    assert first.after_quiet(0.5, slots=4).every_steps == 4  # 0.02 / (0.01 x 0.5)
+
+
+def test_memory_that_is_paid_once_lengthens_nothing():
+    interval = Interval(max_cost=0.01).after_snapshot(3.0, seconds=9.0, slots=4, is_bound=True)
+
+    assert interval.after_quiet(0.5, slots=4).every_steps == FIRST_STEPS
+
+
+def test_a_snapshot_without_fresh_memory_replaces_what_was_known():
+    bound = (
+        Interval(max_cost=0.01)
+        .after_snapshot(3.0, seconds=9.0, slots=4, is_bound=True)
+        .after_quiet(0.5, slots=4)
+    )
+    measured = bound.after_snapshot(0.02, seconds=0.5, slots=4)
+
+    assert measured.every_steps == 4
+    assert measured.after_snapshot(3.0, seconds=9.0, slots=4, is_bound=True) == measured
+
+
 def test_an_interval_of_the_manifest_stays_and_its_cost_is_told():
     interval = after(
         Interval(max_cost=0.01, fixed=1), rounds=5, waited=0.1, step_seconds=0.5, busy_seconds=0.5

@@ -35,6 +35,8 @@ class Interval:
     """Mean time that steps wait for a snapshot."""
     longer_seconds: float = 0.0
     """Mean of how much longer steps last meanwhile; differences by chance cancel out in it."""
+    is_bound: bool = True
+    """Only snapshots that had to get their memory were measured: later ones cost at most that."""
 
     @property
     def every_steps(self) -> int:
@@ -57,28 +59,35 @@ class Interval:
 
     def after_quiet(self, seconds: float, *, slots: int) -> "Interval":
         """A step of so many micro-batches ran without a snapshot under way."""
-        return replace(
+        known = replace(
             self,
             quiet_slot_seconds=_mean(self.quiet_slot_seconds, seconds / slots),
             slots=_mean(self.slots, slots) if self.quiet_slot_seconds else float(slots),
         )
+        return replace(known, steps=known._wanted_steps()) if self.is_bound else known
 
-    def after_snapshot(self, waited: float, *, seconds: float, slots: int) -> "Interval":
+    def after_snapshot(
+        self, waited: float, *, seconds: float, slots: int, is_bound: bool = False
+    ) -> "Interval":
         """A snapshot is complete: the loop `waited` for it, and steps took `seconds` meanwhile.
 
         `slots` are the micro-batches of those steps. Without a quiet step to compare with,
-        nothing is known of how much longer they took.
+        nothing is known of how much longer they took. `is_bound`: it had to get its memory, which
+        is paid for once; that counts while nothing better is known.
         """
+        if is_bound and not self.is_bound:
+            return self
         longer = 0.0
         if self.quiet_slot_seconds is not None:
             longer = seconds - slots * self.quiet_slot_seconds
-        is_first = self.waited_seconds is None
+        is_first = self.waited_seconds is None or self.is_bound
         measured = replace(
             self,
-            waited_seconds=_mean(self.waited_seconds, waited),
+            waited_seconds=_mean(None if is_first else self.waited_seconds, waited),
             longer_seconds=_mean(
                 None if is_first else self.longer_seconds, longer, weight=LONGER_WEIGHT
             ),
+            is_bound=is_bound,
         )
         return replace(measured, steps=measured._wanted_steps())
 
@@ -91,6 +100,8 @@ class Interval:
         if self.snapshot_seconds is None or not self.quiet_slot_seconds:
             return self.steps
         wanted = ceil(self.snapshot_seconds / (self.max_cost * self._step_seconds))
+        if self.is_bound:  # what is paid once is no reason to wait longer
+            return max(1, min(wanted, FIRST_STEPS))
         lowest, highest = self.steps // MAX_GROWTH, self.steps * MAX_GROWTH
         return max(1, min(max(wanted, lowest), highest, MAX_STEPS))
 

@@ -262,11 +262,10 @@ class Snapshots:
         self.newest_at, self._failure = self._begun, ""
         self._seconds = time.monotonic() - self._begun
         self.taken += 1
-        if not self._newest.grew:  # fresh pages are paid for once
-            seconds, slots = self._busy
-            self._interval = self._interval.after_snapshot(
-                self._waited, seconds=seconds, slots=slots
-            )
+        seconds, slots = self._busy
+        self._interval = self._interval.after_snapshot(
+            self._waited, seconds=seconds, slots=slots, is_bound=self._newest.grew
+        )
         self._reached("complete")
 
     def _fail(self) -> None:
