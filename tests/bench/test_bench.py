@@ -59,6 +59,7 @@ def printed_by(name, *arguments):
     return json.loads(shown.stdout.splitlines()[-1])
 
 
+@pytest.mark.matrix
 @pytest.mark.cluster
 def test_the_operator_serves_jobs_from_their_pods_to_their_growth_beside_the_bare_client():
     printed = printed_by("operator_scale", "--jobs", "4")

@@ -204,6 +204,7 @@ def test_evaluation_gives_the_same_value_at_every_world_size_and_through_a_resiz
             assert ours == pytest.approx(want, abs=2e-6)
 
 
+@pytest.mark.matrix
 def test_the_same_process_trains_through_all_resizes_without_leaks(tmp_path):
     # Forty resizes: every pod changes its rank each time, so rows move in every one.
     orders = [[0, 1, 2], [1, 2, 0], [2, 0, 1], [1, 0, 2]]

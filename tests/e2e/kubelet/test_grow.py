@@ -76,6 +76,7 @@ def test_pods_end_well_and_never_restart(grown):
         assert container["state"]["terminated"]["exitCode"] == 0
 
 
+@pytest.mark.matrix
 def test_trains_like_concertina_run_of_the_same_manifest(grown, tmp_path):
     with started(tmp_path / "run", document()) as local:
         assert local.end() == 0, local.account()

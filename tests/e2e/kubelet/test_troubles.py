@@ -91,6 +91,7 @@ def test_jobs_with_sidecars_and_in_the_hosts_network_train_beside_each_other(
         )
 
 
+@pytest.mark.matrix
 def test_a_pod_that_is_ready_but_cold_is_in_no_round_and_waited_for_by_nobody(
     node_cluster, operator, folder
 ):
