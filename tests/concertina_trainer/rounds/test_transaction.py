@@ -51,14 +51,21 @@ def test_a_joiner_killed_at_any_point_costs_the_others_nothing(tmp_path):
         stop(fleet, ["a", "b"])
 
 
-@pytest.mark.parametrize("victim", ["a", "b"])
-def test_a_holder_killed_at_any_point_returns_all_to_the_checkpoint(tmp_path, victim):
+@pytest.mark.parametrize(
+    ("victim", "points"),
+    [
+        pytest.param("a", POINTS[::2], id="rank 0, every other point"),
+        pytest.param("b", POINTS[1::2], id="rank 1, the points between"),
+        pytest.param("a", POINTS[1::2], id="rank 0, the others", marks=pytest.mark.matrix),
+        pytest.param("b", POINTS[::2], id="rank 1, the others", marks=pytest.mark.matrix),
+    ],
+)
+def test_a_holder_killed_at_any_point_returns_all_to_the_checkpoint(tmp_path, victim, points):
     job = long_job(checkpoint={"path": "checkpoints", "everySeconds": 0})
     with Fleet(tmp_path, job) as fleet:
         members = ["a", "b"]
         fleet.start(*members)
         fleet.publish(members)
-        points = POINTS if victim == "a" else POINTS[1::2]
         for number, point in enumerate(points):
             fleet.wait(lambda: (tmp_path / "checkpoints" / "latest").exists(), "a checkpoint")
             # Replace the victim by one that dies at its second round's point.
