@@ -12,7 +12,7 @@ WEIGHT = 0.3
 LONGER_WEIGHT = 0.1
 """The same of how much longer steps last, which is a small difference of two that vary."""
 FIRST_STEPS = 10
-"""Steps between the first two snapshots, before there is a measurement."""
+"""Steps between snapshots before there is a measurement, and the most before there is a good one."""
 MAX_STEPS = 10**6
 MAX_GROWTH = 4
 """One snapshot that was slow by chance moves the interval by this factor at most."""
