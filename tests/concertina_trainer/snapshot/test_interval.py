@@ -49,6 +49,31 @@ def test_steps_that_vary_by_chance_are_no_cost():
     assert 10 <= mean(found[50:]) < 11
 
 
+def test_few_measurements_that_chance_explains_do_not_lengthen_it():
+    interval = Interval(max_cost=0.01)
+    for seconds in (0.5, 0.6, 0.4, 0.5):
+        interval = interval.after_quiet(seconds, slots=4)
+    by_chance = interval.after_snapshot(0.02, seconds=0.55, slots=4)
+    certainly = interval.after_snapshot(0.02, seconds=1.5, slots=4)
+
+    assert by_chance.every_steps == 5  # 0.02 / (0.01 x 0.486)
+    assert certainly.every_steps > 5
+
+
+def test_a_cost_below_the_noise_is_found_in_the_end():
+    chance = random.Random(0)
+    interval = Interval(max_cost=0.01)
+    found = []
+    for _ in range(1000):
+        for _ in range(3):
+            interval = interval.after_quiet(chance.gauss(0.5, 0.05), slots=4)
+        interval = interval.after_snapshot(0.0, seconds=chance.gauss(0.54, 0.05), slots=4)
+        found.append(interval.every_steps)
+
+    assert mean(found[:5]) < 8
+    assert mean(found[500:]) == pytest.approx(0.04 / (0.01 * 0.5), rel=0.25)
+
+
 def test_follows_when_steps_become_longer():
     short = after(
         Interval(max_cost=0.01), rounds=30, waited=0.088, step_seconds=0.5, busy_seconds=0.5

@@ -2,15 +2,19 @@
 
 Pure: no I/O, no clock. Every worker keeps it, so that whoever leads next goes on with its own
 measurements; only the leader's counts.
+
+How much longer a step lasts under a snapshot is a small difference of two times that vary. What
+chance explains as well is not charged: at first that is much, so snapshots are frequent and their
+cost is soon known; the allowance is the standard error of the mean, and shrinks with every one.
 """
 
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, sqrt
 
 WEIGHT = 0.3
 """Of the newest measurement in the running means."""
 LONGER_WEIGHT = 0.1
-"""The same of how much longer steps last, which is a small difference of two that vary."""
+"""The same of how much longer steps last, once there were as many as make a mean of that."""
 FIRST_STEPS = 10
 """Steps between snapshots before there is a measurement, and the most before there is a good one."""
 MAX_STEPS = 10**6
@@ -29,12 +33,16 @@ class Interval:
     steps: int = FIRST_STEPS
     quiet_slot_seconds: float | None = None
     """Mean time of a micro-batch in steps without a snapshot under way."""
+    quiet_variance: float | None = None
+    """Mean square of how far such steps are from it, in seconds squared; None before the second."""
     slots: float = 1.0
     """Mean number of micro-batches in a step."""
     waited_seconds: float | None = None
     """Mean time that steps wait for a snapshot."""
     longer_seconds: float = 0.0
     """Mean of how much longer steps last meanwhile; differences by chance cancel out in it."""
+    num_longer: int = 0
+    """Snapshots that were measured for it."""
     is_bound: bool = True
     """Only snapshots that had to get their memory were measured: later ones cost at most that."""
 
@@ -48,7 +56,10 @@ class Interval:
         """What a snapshot takes from the steps; None before it is measured."""
         if self.waited_seconds is None:
             return None
-        return self.waited_seconds + max(0.0, self.longer_seconds)
+        if self.quiet_variance is None:  # all of it may be chance
+            return self.waited_seconds
+        by_chance = sqrt(self.quiet_variance / max(1, self.num_longer))
+        return self.waited_seconds + max(0.0, self.longer_seconds - by_chance)
 
     @property
     def cost(self) -> float:
@@ -64,6 +75,9 @@ class Interval:
             quiet_slot_seconds=_mean(self.quiet_slot_seconds, seconds / slots),
             slots=_mean(self.slots, slots) if self.quiet_slot_seconds else float(slots),
         )
+        if self.quiet_slot_seconds is not None:
+            off = seconds - slots * self.quiet_slot_seconds
+            known = replace(known, quiet_variance=_mean(self.quiet_variance, off**2))
         return replace(known, steps=known._wanted_steps()) if self.is_bound else known
 
     def after_snapshot(
@@ -73,22 +87,27 @@ class Interval:
 
         `slots` are the micro-batches of those steps. Without a quiet step to compare with,
         nothing is known of how much longer they took. `is_bound`: it had to get its memory, which
-        is paid for once; that counts while nothing better is known.
+        is paid for once; only the wait counts then, while nothing better is known.
         """
-        if is_bound and not self.is_bound:
-            return self
-        longer = 0.0
-        if self.quiet_slot_seconds is not None:
-            longer = seconds - slots * self.quiet_slot_seconds
-        is_first = self.waited_seconds is None or self.is_bound
+        if is_bound:
+            if not self.is_bound:
+                return self
+            measured = replace(self, waited_seconds=waited)
+            return replace(measured, steps=measured._wanted_steps())
         measured = replace(
             self,
-            waited_seconds=_mean(None if is_first else self.waited_seconds, waited),
-            longer_seconds=_mean(
-                None if is_first else self.longer_seconds, longer, weight=LONGER_WEIGHT
-            ),
-            is_bound=is_bound,
+            waited_seconds=_mean(None if self.is_bound else self.waited_seconds, waited),
+            is_bound=False,
         )
+        if self.quiet_slot_seconds is not None:
+            longer = seconds - slots * self.quiet_slot_seconds
+            number = self.num_longer + 1
+            weight = max(LONGER_WEIGHT, 1 / number)
+            measured = replace(
+                measured,
+                longer_seconds=_mean(self.longer_seconds, longer, weight=weight),
+                num_longer=number,
+            )
         return replace(measured, steps=measured._wanted_steps())
 
     @property
