@@ -5,7 +5,8 @@
 Goodput is the share of the time in steps that counted: steps that were run again, restarts, pauses
 and checkpoints are what is missing. Every so many seconds a worker, chosen by a seed, gets a kill -9,
 on both sides at the same times. torchrun's interval between checkpoints is the best of a few that
-are tried first under the same failures. `ratio` is ours / torchrun, of the worst rate.
+are tried first under the same failures, by the samples that it gets done. `ratio` is ours / torchrun,
+of the worst rate and of one run of each; a kill finds nobody while a side has no workers.
 
 Beside it `samples`: samples of the surviving history in a second over those of the same side without
 failures, which also counts that three workers are slower than four. torchft has published 81 % and

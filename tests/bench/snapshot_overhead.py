@@ -39,17 +39,20 @@ NUM_MICRO_BATCHES = 4
 MAX_COST = 0.01
 CHECKPOINT_SECONDS = 600.0
 SETTLING_STEPS = 60
-"""Steps in which the trainer finds its own interval."""
+"""Steps after which the trainer's own interval is read: it goes on to settle for some hundreds."""
 WARM_PAIRS = 2
+
+
+Pair = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
     """Seconds, on one rank."""
 
-    snapshot: list[float]
-    """Steps with a snapshot under way, less as many quiet ones, by pair."""
-    checkpoint: list[float]
+    snapshot: list[Pair]
+    """Steps with a snapshot under way, and as many quiet ones."""
+    checkpoint: list[Pair]
     step: list[float]
     """Of quiet steps."""
     every_steps: int
@@ -66,6 +69,7 @@ def measure(job: Mapping[str, Any], folder: str, port: int, pairs: int) -> Times
         for _ in range(SETTLING_STEPS):
             run_step(steps, task)
         found = snapshots.facts.every_steps
+        assert found, f"no snapshots: {snapshots.facts.off}"
         snapshots._interval = replace(snapshots._interval, fixed=10**6)  # from here on by hand
 
         def under_way() -> bool:
@@ -88,16 +92,16 @@ def measure(job: Mapping[str, Any], folder: str, port: int, pairs: int) -> Times
             "snapshot": pairs_of(snapshot, under_way, step),
             "checkpoint": pairs_of(checkpoint, lambda: saver._writer.pending, step),
         }
-        differences: dict[str, list[float]] = {kind: [] for kind in kinds}
+        pairs_by_kind: dict[str, list[Pair]] = {kind: [] for kind in kinds}
         quiet: list[float] = []
         for _ in range(WARM_PAIRS + pairs):
             for kind, turns in kinds.items():
                 with_it, without, count = next(turns)
-                differences[kind].append(with_it - without)
+                pairs_by_kind[kind].append((with_it, without))
                 quiet.append(without / count)
     return Times(
-        snapshot=differences["snapshot"][WARM_PAIRS:],
-        checkpoint=differences["checkpoint"][WARM_PAIRS:],
+        snapshot=pairs_by_kind["snapshot"][WARM_PAIRS:],
+        checkpoint=pairs_by_kind["checkpoint"][WARM_PAIRS:],
         step=quiet,
         every_steps=found,
     )
@@ -146,11 +150,20 @@ def compare(size: str, *, pairs: int) -> list[Times]:
         )
 
 
+def differences(ranks: Sequence[Sequence[Pair]]) -> list[float]:
+    """How much longer it takes with it, by pair, on the slowest rank of each."""
+    found = []
+    for pairs in zip(*ranks, strict=True):
+        with_it, without = zip(*pairs, strict=True)
+        found.append(max(with_it) - max(without))
+    return found
+
+
 def facts_of(ranks: Sequence[Times]) -> dict[str, Any]:
-    """What is shown of one size; a pair lasts as long as on the slowest rank."""
+    """What is shown of one size."""
     step = median(ranks[0].step)
-    snapshot = interval([max(pair) for pair in zip(*(r.snapshot for r in ranks), strict=True)])
-    checkpoint = interval([max(pair) for pair in zip(*(r.checkpoint for r in ranks), strict=True)])
+    snapshot = interval(differences([r.snapshot for r in ranks]))
+    checkpoint = interval(differences([r.checkpoint for r in ranks]))
     every = ranks[0].every_steps
     return {
         "step_seconds": rounded(step),

@@ -33,7 +33,12 @@ class Hit:
     at: float
     """Seconds after the start of the run."""
     what: str
-    """Whom it hit; empty when there was nobody."""
+    """Whom it hit, or why nobody."""
+    missed: bool = False
+
+
+PATIENCE_SECONDS = 15.0
+"""A strike that finds nobody is tried again for so long: pods come back."""
 
 
 class Missed(Exception):
@@ -55,6 +60,7 @@ def play(
     hits: list[Hit] = []
     ends: list[tuple[float, ExitStack]] = []
     waiting = list(strikes)
+    tried_since = 0.0
     with ExitStack() as everything:
         while not arena.is_over() or any(end for end, _ in ends):
             now = time.monotonic()
@@ -69,7 +75,16 @@ def play(
                 try:
                     what = stack.enter_context(apply(strike))
                 except Missed as missed:
-                    what = f"(missed: {missed})"
+                    tried_since = tried_since or now
+                    if now - tried_since < PATIENCE_SECONDS and not arena.is_over():
+                        waiting.insert(0, strike)
+                    else:
+                        tried_since = 0.0
+                        what = f"(missed: {missed})"
+                        hits.append(Hit(strike=strike, at=now - began, what=what, missed=True))
+                    time.sleep(POLL_SECONDS)  # for somebody to come
+                    continue
+                tried_since = 0.0
                 hits.append(Hit(strike=strike, at=now - began, what=what))
                 ends.append((time.monotonic() + strike.seconds, stack))
             time.sleep(POLL_SECONDS)  # the run itself

@@ -120,7 +120,11 @@ class KubeletArena:
 
     def peer(self, agent: Owned) -> Seen:
         """A pod other than this agent's, which can be reached by the network."""
-        others = [pod for pod in self.watch.pods.values() if pod.ip and pod.uid != agent.uid]
+        others = [
+            pod
+            for pod in self.watch.pods.values()
+            if pod.ip and pod.holds_gpu and pod.uid != agent.uid
+        ]
         if not others:
             raise Missed("there is one pod alone")
         return others[0]

@@ -30,22 +30,24 @@ def then(delay: float, fault: Fault, *, target: float = 0.0, seconds: float = 0.
     [
         pytest.param(
             [
+                at(100, Fault.RUBBISH_REPORT, target=0.3),
                 at(200, Fault.KILL_LEADER),
                 then(0.3, Fault.STOP_POD, target=0.9, seconds=2.0),
-                at(500, Fault.KILL_POD),
+                at(500, Fault.KILL_OPERATOR, seconds=0.5),
                 then(1.0, Fault.KILL_WORKER, target=0.9),
+                at(650, Fault.LEAVE),
             ],
-            id="rank 0, a pod, a worker, and one that is silent for a while",
+            id="a report, rank 0, the command, a worker, one that is silent, one that leaves",
         ),
         pytest.param(
             [
-                at(100, Fault.RUBBISH_REPORT, target=0.3),
                 at(200, Fault.RUBBISH_MEMBERSHIP, target=0.5),
                 then(0.5, Fault.KILL_AGENT, target=0.9),
-                at(500, Fault.KILL_OPERATOR, seconds=0.5),
-                at(600, Fault.LEAVE),
+                at(500, Fault.KILL_POD),
+                then(1.0, Fault.DELETE_MEMBERSHIP),
+                at(650, Fault.SLOW_WORKER, target=0.5, seconds=2.0),
             ],
-            id="rubbish in files, an agent, the command, and one that leaves",
+            id="memberships, an agent, a pod, and a slow worker",
             marks=pytest.mark.matrix,
         ),
     ],
@@ -53,7 +55,7 @@ def then(delay: float, fault: Fault, *, target: float = 0.0, seconds: float = 0.
 def test_whatever_ends_the_invariants_hold(runs, strikes, tmp_path):
     judged = runs(tmp_path / "run", strikes)
     assert judged.violations == [], judged.row()
-    assert [hit.strike for hit in judged.hits] == strikes
+    assert [hit.strike for hit in judged.hits if not hit.missed] == strikes, judged.row()
 
 
 @pytest.mark.matrix
@@ -72,4 +74,4 @@ def test_whatever_becomes_of_disk_and_clock_the_invariants_hold(runs, tmp_path):
     except NoFakeClock as missing:
         required_or_skipped(str(missing))
     assert judged.violations == [], judged.row()
-    assert [hit.strike for hit in judged.hits] == strikes
+    assert [hit.strike for hit in judged.hits if not hit.missed] == strikes, judged.row()

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -49,15 +50,13 @@ def test_steps_that_vary_by_chance_are_no_cost():
     assert 10 <= mean(found[50:]) < 11
 
 
-def test_few_measurements_that_chance_explains_do_not_lengthen_it():
-    interval = Interval(max_cost=0.01)
-    for seconds in (0.5, 0.6, 0.4, 0.5):
-        interval = interval.after_quiet(seconds, slots=4)
-    by_chance = interval.after_snapshot(0.02, seconds=0.55, slots=4)
-    certainly = interval.after_snapshot(0.02, seconds=1.5, slots=4)
+def test_the_first_difference_is_not_charged_and_a_second_like_it_is():
+    interval = Interval(max_cost=0.01).after_quiet(0.5, slots=4)
+    one = interval.after_snapshot(0.02, seconds=0.8, slots=4)
+    two = one.after_snapshot(0.02, seconds=0.8, slots=4)
 
-    assert by_chance.every_steps == 5  # 0.02 / (0.01 x 0.486)
-    assert certainly.every_steps > 5
+    assert one.every_steps == 4  # 0.02 / (0.01 x 0.5)
+    assert two.every_steps == MAX_GROWTH * 4
 
 
 def test_a_cost_below_the_noise_is_found_in_the_end():
@@ -124,10 +123,38 @@ def test_a_snapshot_without_fresh_memory_replaces_what_was_known():
     assert measured.after_snapshot(3.0, seconds=9.0, slots=4, is_bound=True) == measured
 
 
+def test_the_first_steps_of_a_round_are_compared_with_no_steps_of_another_world():
+    before = after(
+        Interval(max_cost=0.01), rounds=30, waited=0.02, step_seconds=0.5, busy_seconds=0.5
+    )
+    entered = before.in_new_world().after_snapshot(0.02, seconds=9.0, slots=3)
+
+    assert entered.every_steps == before.every_steps
+    assert entered.longer_seconds == before.longer_seconds
+
+
+def test_a_snapshot_that_lasts_for_many_steps_lies_between_them():
+    interval = Interval(max_cost=0.01).after_quiet(0.5, slots=4)
+    for _ in range(20):
+        interval = interval.after_snapshot(0.005, seconds=10.0, slots=80, num_steps=20)
+
+    assert interval.every_steps == 1
+    assert interval.between_steps == 21
+    assert interval.cost == pytest.approx(0.005 / (21 * 0.5))
+
+
+def test_frequent_losses_shorten_the_interval_to_what_is_best():
+    calm = after(Interval(max_cost=0.01), rounds=30, waited=0.2, step_seconds=2.5, busy_seconds=2.5)
+    rare, often = (replace(calm, loss_seconds=seconds) for seconds in (86_400.0, 60.0))
+
+    assert calm.every_steps == rare.every_steps == 8  # 0.2 / (0.01 x 2.5)
+    assert often.every_steps == 2  # sqrt(2 x 0.2 x 60) = 4.9 s
+
+
 def test_an_interval_of_the_manifest_stays_and_its_cost_is_told():
     interval = after(
         Interval(max_cost=0.01, fixed=1), rounds=5, waited=0.1, step_seconds=0.5, busy_seconds=0.5
     )
 
     assert interval.every_steps == 1
-    assert interval.cost == pytest.approx(0.2)
+    assert interval.cost == pytest.approx(0.1)  # every other step is quiet

@@ -122,6 +122,7 @@ class Rounds:
         if snapshot is None:
             log.warning("there is no snapshot of this round to go back to")
             return
+        self._keeper.snapshots.before_update()  # one that is under way still reads the parameters
         taken_up = self._keeper.take_up(snapshot)
         self.world = self._world_of(self.world.live, self.world.control)
         self._reporter.rolled_back(self._keeper, taken_up)

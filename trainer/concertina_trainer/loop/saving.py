@@ -14,7 +14,7 @@ from concertina_api.errors import StorageUnavailable, TrainingFailed
 from concertina_api.location import scheme
 from concertina_api.v1alpha1 import CheckpointInterval, JobSpec, Membership, SavedCheckpoint
 from concertina_trainer.checkpoint.format import Identity, identity_of, origin
-from concertina_trainer.checkpoint.interval import Costs, chosen_seconds
+from concertina_trainer.checkpoint.interval import Costs, chosen_seconds, mean_seconds
 from concertina_trainer.checkpoint.publish import PartsMissing, SaveDropped
 from concertina_trainer.checkpoint.storage import storage_at
 from concertina_trainer.checkpoint.writer import Writer
@@ -141,6 +141,11 @@ class Saver:
         if every is None or not self._measured:
             return every
         return chosen_seconds(self._costs, longest=every, writing_seconds=self._writer.last_seconds)
+
+    @property
+    def loss_seconds(self) -> float:
+        """Mean time between losses of workers, in seconds of training."""
+        return mean_seconds(self._costs.marks, self._costs.training_seconds)
 
     @property
     def failures(self) -> int:

@@ -183,7 +183,12 @@ class Session:
         self._rounds.aim_on()
         self._tell(step, result, observation)
         check_skipped(self.progress, result.skipped, training=self._spec.training)
-        self._snapshots.after_step(result.agreement.held, seconds=step.seconds, slots=step.slots)
+        self._snapshots.after_step(
+            result.agreement.held,
+            seconds=step.seconds,
+            slots=step.slots,
+            loss_seconds=self._saver.loss_seconds,
+        )
         if is_roll_back_due(self.progress, result.skipped, training=self._spec.training):
             self._rounds.roll_back()
         if result.agreement.snapshot and result.skipped is None:

@@ -82,6 +82,7 @@ class GlooTransport:
         self._lock = threading.Lock()
         self._before: frozenset[sockets.Connection] | None = None
         self._opened: frozenset[sockets.Connection] = frozenset()
+        self._snapshots: dist.ProcessGroup | None = None
         self._for_snapshots: frozenset[sockets.Connection] = frozenset()
 
     def open(self, store: Store, *, rank: int, world_size: int) -> Groups:
@@ -125,15 +126,19 @@ class GlooTransport:
         sockets.shut_down(self._for_snapshots)
 
     def reopen_snapshots(self) -> dist.ProcessGroup:
-        """See Transport. What is left of the broken one ends with the round."""
+        """See Transport. Blocks for OPEN_TIMEOUT at most."""
+        if self._snapshots is not None:
+            dist.destroy_process_group(self._snapshots)
+            self._snapshots = None
         with self.recorded():
             return self._open_snapshots()
 
     def _open_snapshots(self) -> dist.ProcessGroup:
         before = sockets.connections()
-        group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
-        self._for_snapshots = sockets.connections() - before
+        group = dist.new_group(backend="gloo", timeout=OPEN_TIMEOUT)
         assert isinstance(group, dist.ProcessGroup)
+        dist.set_timeout(COLLECTIVE_TIMEOUT, group)
+        self._snapshots, self._for_snapshots = group, sockets.connections() - before
         return group
 
     def _device_id(self) -> torch.device | None:
@@ -156,7 +161,7 @@ class GlooTransport:
         gc.collect()
         with self._lock:
             self._opened &= sockets.connections()
-        self._for_snapshots = frozenset()
+        self._snapshots, self._for_snapshots = None, frozenset()
 
 
 class NcclTransport(GlooTransport):

@@ -3,13 +3,18 @@
 Pure: no I/O, no clock. Every worker keeps it, so that whoever leads next goes on with its own
 measurements; only the leader's counts.
 
-How much longer a step lasts under a snapshot is a small difference of two times that vary. What
-chance explains as well is not charged: at first that is much, so snapshots are frequent and their
-cost is soon known; the allowance is the standard error of the mean, and shrinks with every one.
+How much longer steps last under a snapshot is a small difference of two times that vary. Of the
+mean of these differences its standard error by chance, deviation / sqrt(number), is not charged: at
+first that is much, so snapshots are frequent and their cost is soon known.
+
+Where losses come so often that the steps lost cost more than snapshots do, these are taken as often
+as makes both least (Young 1974), whatever share that is.
 """
 
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
+
+from concertina_trainer.checkpoint.interval import PRIOR_SECONDS, young
 
 WEIGHT = 0.3
 """Of the newest measurement in the running means."""
@@ -27,20 +32,25 @@ class Interval:
     """What snapshots cost, and the interval that follows. Seconds are those of one worker."""
 
     max_cost: float
-    """Largest share of the step time."""
+    """Largest share of the step time, as long as losses are rare."""
     fixed: int | None = None
     """The interval of the manifest, which the cost does not change."""
     steps: int = FIRST_STEPS
+    """What the cost allows."""
+    loss_seconds: float = PRIOR_SECONDS
+    """Mean time between losses."""
     quiet_slot_seconds: float | None = None
-    """Mean time of a micro-batch in steps without a snapshot under way."""
-    quiet_variance: float | None = None
-    """Mean square of how far such steps are from it, in seconds squared; None before the second."""
+    """Mean time of a micro-batch in steps of this world without a snapshot under way."""
     slots: float = 1.0
     """Mean number of micro-batches in a step."""
+    lasted_steps: float = 1.0
+    """Mean number of steps in which a snapshot is under way."""
     waited_seconds: float | None = None
     """Mean time that steps wait for a snapshot."""
     longer_seconds: float = 0.0
     """Mean of how much longer steps last meanwhile; differences by chance cancel out in it."""
+    longer_variance: float | None = None
+    """Mean square of how far they are from it; None before the second."""
     num_longer: int = 0
     """Snapshots that were measured for it."""
     is_bound: bool = True
@@ -48,17 +58,27 @@ class Interval:
 
     @property
     def every_steps(self) -> int:
-        """Steps between two snapshots."""
-        return self.steps if self.fixed is None else self.fixed
+        """Steps from one snapshot until the next is due."""
+        if self.fixed is not None:
+            return self.fixed
+        if self.snapshot_seconds is None or not self.quiet_slot_seconds:
+            return self.steps
+        best = young(self.snapshot_seconds, self.loss_seconds) / self._step_seconds
+        return self.steps if best >= self.steps else max(1, round(best))
+
+    @property
+    def between_steps(self) -> int:
+        """Steps that really lie between two: the next can begin a step after one is complete."""
+        return max(self.every_steps, round(self.lasted_steps) + 1)
 
     @property
     def snapshot_seconds(self) -> float | None:
         """What a snapshot takes from the steps; None before it is measured."""
         if self.waited_seconds is None:
             return None
-        if self.quiet_variance is None:  # all of it may be chance
+        if self.longer_variance is None:  # all of it may be chance
             return self.waited_seconds
-        by_chance = sqrt(self.quiet_variance / max(1, self.num_longer))
+        by_chance = sqrt(self.longer_variance / self.num_longer)
         return self.waited_seconds + max(0.0, self.longer_seconds - by_chance)
 
     @property
@@ -66,7 +86,11 @@ class Interval:
         """Share of the step time that snapshots take at this interval; 0 before it is measured."""
         if self.snapshot_seconds is None or not self.quiet_slot_seconds:
             return 0.0
-        return self.snapshot_seconds / (self.every_steps * self._step_seconds)
+        return self.snapshot_seconds / (self.between_steps * self._step_seconds)
+
+    def in_new_world(self) -> "Interval":
+        """A round has begun: other workers, and its first steps are longer than the later ones."""
+        return replace(self, quiet_slot_seconds=None)
 
     def after_quiet(self, seconds: float, *, slots: int) -> "Interval":
         """A step of so many micro-batches ran without a snapshot under way."""
@@ -75,40 +99,46 @@ class Interval:
             quiet_slot_seconds=_mean(self.quiet_slot_seconds, seconds / slots),
             slots=_mean(self.slots, slots) if self.quiet_slot_seconds else float(slots),
         )
-        if self.quiet_slot_seconds is not None:
-            off = seconds - slots * self.quiet_slot_seconds
-            known = replace(known, quiet_variance=_mean(self.quiet_variance, off**2))
         return replace(known, steps=known._wanted_steps()) if self.is_bound else known
 
     def after_snapshot(
-        self, waited: float, *, seconds: float, slots: int, is_bound: bool = False
+        self,
+        waited: float,
+        *,
+        seconds: float,
+        slots: int,
+        num_steps: int = 1,
+        is_bound: bool = False,
     ) -> "Interval":
         """A snapshot is complete: the loop `waited` for it, and steps took `seconds` meanwhile.
 
-        `slots` are the micro-batches of those steps. Without a quiet step to compare with,
-        nothing is known of how much longer they took. `is_bound`: it had to get its memory, which
-        is paid for once; only the wait counts then, while nothing better is known.
+        `slots` are the micro-batches of those `num_steps` steps. Without a quiet step to compare
+        with, nothing is known of how much longer they took. `is_bound`: it had to get its memory,
+        which is paid for once; only the wait counts then, while nothing better is known.
         """
-        if is_bound:
-            if not self.is_bound:
-                return self
-            measured = replace(self, waited_seconds=waited)
-            return replace(measured, steps=measured._wanted_steps())
+        if is_bound and not self.is_bound:
+            return self
         measured = replace(
             self,
             waited_seconds=_mean(None if self.is_bound else self.waited_seconds, waited),
-            is_bound=False,
+            lasted_steps=_mean(self.lasted_steps, num_steps),
+            is_bound=is_bound,
         )
-        if self.quiet_slot_seconds is not None:
-            longer = seconds - slots * self.quiet_slot_seconds
-            number = self.num_longer + 1
-            weight = max(LONGER_WEIGHT, 1 / number)
-            measured = replace(
-                measured,
-                longer_seconds=_mean(self.longer_seconds, longer, weight=weight),
-                num_longer=number,
-            )
+        if self.quiet_slot_seconds is not None and not is_bound:
+            measured = measured._with_longer(seconds - slots * self.quiet_slot_seconds)
         return replace(measured, steps=measured._wanted_steps())
+
+    def _with_longer(self, longer: float) -> "Interval":
+        number, off = self.num_longer + 1, longer - self.longer_seconds
+        weight = max(LONGER_WEIGHT, 1 / number)
+        return replace(
+            self,
+            longer_seconds=_mean(self.longer_seconds, longer, weight=weight),
+            longer_variance=_mean(self.longer_variance, off**2, weight=weight)
+            if self.num_longer
+            else None,
+            num_longer=number,
+        )
 
     @property
     def _step_seconds(self) -> float:

@@ -8,12 +8,14 @@ only then the older set is filled again.
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 
 from concertina_api.v1alpha1 import SnapshotFacts, SnapshotMode
 from concertina_api.v1alpha1 import Snapshots as Policy
+from concertina_trainer.checkpoint.interval import PRIOR_SECONDS
 from concertina_trainer.pod_memory import host_memory
 from concertina_trainer.rounds.agreement import State
 from concertina_trainer.rounds.control import FAILED, NONE
@@ -24,7 +26,7 @@ from concertina_trainer.snapshot.interval import Interval
 from concertina_trainer.snapshot.memory import NUM_SETS, shortage
 from concertina_trainer.snapshot.ring import Neighbours, neighbours
 from concertina_trainer.snapshot.sets import SnapshotSet, shard_bytes
-from concertina_trainer.snapshot.transfer import Transfer
+from concertina_trainer.snapshot.transfer import Failed, Transfer
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +54,13 @@ class Snapshots:
         self._control: dist.ProcessGroup | None = None
         self._ring: Neighbours | None = None
         self._round = 0
-        self._transfer: Transfer | None = None
+        self._transfer: Transfer | Failed | None = None
         self._begun = 0.0
         self._begun_step = 0
         self._waited = 0.0
         """How long the loop waited for the snapshot under way."""
         self._waited_in_step = 0.0
-        self._busy = (0.0, 0)
+        self._busy_seconds, self._busy_slots, self._busy_steps = 0.0, 0, 0
         self._seconds = 0.0
         self._break_off: Callable[[], None] = lambda: None
         self._reopen: Callable[[], dist.ProcessGroup] | None = None
@@ -83,7 +85,7 @@ class Snapshots:
         state = self._newest.state if self._newest is not None else None
         return SnapshotFacts(
             step=state.step if state is not None else None,
-            every_steps=0 if self.off or self._failure else self._interval.every_steps,
+            every_steps=0 if self.off or self._failure else self._interval.between_steps,
             seconds=round(self._seconds, 5),
             cost=round(self._interval.cost, 6),
             num_bytes=sum(each.num_bytes for each in self._sets),
@@ -122,6 +124,7 @@ class Snapshots:
             groups.rank, world_size=groups.world_size, workers_per_pod=self._workers_per_pod
         )
         self._control = groups.control
+        self._interval = self._interval.in_new_world()
         self.off = self._why_not(groups, holding)
         if self.off:
             self._give_up(self.off, rank=groups.rank)
@@ -154,22 +157,14 @@ class Snapshots:
         if problem:
             self._give_up(problem, rank=holding.rank)
             return
-        assert self._reopen is not None
-        assert self._ring is not None
-        if self._group is None:
-            self._group = self._reopen()
         start = time.perf_counter()
         target = next(each for each in self._sets if each is not self._newest)
-        target.begin(holding, charge=self._ring.charge)
-        assert target.own is not None
-        self._transfer = Transfer(
-            target,
-            {name: holding.tensors[name] for name in target.own.rows},
-            group=self._group,
-            ring=self._ring,
-            reached=self._reached,
-        )
-        self._begun, self._begun_step, self._busy = time.monotonic(), holding.step, (0.0, 0)
+        try:
+            self._transfer = self._transfer_of(holding, target)
+        except (RuntimeError, MemoryError, OSError) as error:  # training needs no snapshot
+            self._transfer = Failed(target, error)
+        self._begun, self._begun_step = time.monotonic(), holding.step
+        self._busy_seconds, self._busy_slots, self._busy_steps = 0.0, 0, 0
         self._waited, self._waited_in_step = time.perf_counter() - start, 0.0
         self._reached("snapshot")
 
@@ -180,14 +175,21 @@ class Snapshots:
             self._transfer.wait_copied()
             self._waited_in_step += time.perf_counter() - start
 
-    def after_step(self, held: int, *, seconds: float, slots: int) -> None:
-        """A step is done, in which all agreed that everyone holds the snapshot of step `held`."""
+    def after_step(
+        self, held: int, *, seconds: float, slots: int, loss_seconds: float = PRIOR_SECONDS
+    ) -> None:
+        """A step is done, in which all agreed that everyone holds the snapshot of step `held`.
+
+        `loss_seconds`: mean time between losses, as far as this worker has seen any.
+        """
+        self._interval = replace(self._interval, loss_seconds=loss_seconds)
         if self._transfer is None:
             self._interval = self._interval.after_quiet(seconds, slots=slots)
             return
         # The wait for the copy is a part of the step, and counts once.
-        busy_seconds, busy_slots = self._busy
-        self._busy = busy_seconds + seconds - self._waited_in_step, busy_slots + slots
+        self._busy_seconds += seconds - self._waited_in_step
+        self._busy_slots += slots
+        self._busy_steps += 1
         self._waited, self._waited_in_step = self._waited + self._waited_in_step, 0.0
         if held == FAILED:
             self._fail()
@@ -246,6 +248,21 @@ class Snapshots:
         self._fitting_bytes = needed
         return ""
 
+    def _transfer_of(self, holding: Holding, target: SnapshotSet) -> Transfer:
+        assert self._reopen is not None
+        assert self._ring is not None
+        if self._group is None:
+            self._group = self._reopen()
+        target.begin(holding, charge=self._ring.charge)
+        assert target.own is not None
+        return Transfer(
+            target,
+            {name: holding.tensors[name] for name in target.own.rows},
+            group=self._group,
+            ring=self._ring,
+            reached=self._reached,
+        )
+
     def _give_up(self, why: str, *, rank: int) -> None:
         """None are taken before the next round: only the newest stays in memory."""
         self.off = why
@@ -262,9 +279,12 @@ class Snapshots:
         self.newest_at, self._failure = self._begun, ""
         self._seconds = time.monotonic() - self._begun
         self.taken += 1
-        seconds, slots = self._busy
         self._interval = self._interval.after_snapshot(
-            self._waited, seconds=seconds, slots=slots, is_bound=self._newest.grew
+            self._waited,
+            seconds=self._busy_seconds,
+            slots=self._busy_slots,
+            num_steps=self._busy_steps,
+            is_bound=self._newest.grew,
         )
         self._reached("complete")
 

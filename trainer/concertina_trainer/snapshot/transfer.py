@@ -102,3 +102,22 @@ class Transfer:
             messages.append(dist.P2POp(dist.irecv, self._kept.flat, self._ring.charge, self._group))
         deliver(messages)
         self._kept.whole = True
+
+
+class Failed:
+    """A snapshot that could not begin, where others may have begun theirs: all agree on its end."""
+
+    ended = True
+
+    def __init__(self, target: SnapshotSet, error: Exception) -> None:
+        self.target = target
+        self.error = error
+
+    def wait_copied(self) -> None:
+        """See Transfer."""
+
+    def join(self) -> None:
+        """See Transfer."""
+
+    def cancel(self) -> None:
+        """See Transfer."""
