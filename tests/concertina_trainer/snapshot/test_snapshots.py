@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from concertina_trainer.rounds.phases import ignore
 from concertina_trainer.rounds.transport import GlooTransport
 from concertina_trainer.sharding.layout import row_range
 from concertina_trainer.sharding.state import Entry, Kind
+from concertina_trainer.snapshot.sets import SnapshotSet
 from concertina_trainer.snapshot.snapshots import Snapshots
 from tests import worlds
 from tests.concertina_trainer.sharding.test_exchange import part
@@ -162,6 +164,55 @@ def fail_on_one(groups, transport):
 def test_a_snapshot_that_fails_is_told_the_one_before_stays_and_a_later_one_counts():
     want = (5, True, 0), False, 2.0, (1001, ""), 1
     assert run(fail_on_one, 2) == [want] * 2
+
+
+def without_memory(groups, transport):
+    """One worker gets no memory for the second set."""
+    snapshots, holding = begun(groups, transport)
+    agree(groups, snapshots, [5])
+    snapshots.after_step(5, seconds=0.1, slots=1)
+    with pytest.MonkeyPatch.context() as patch:
+        if groups.rank == 1:
+            patch.setattr(SnapshotSet, "begin", _refuse)
+        snapshots.take(replace(holding, step=6))
+    snapshots.after_step(agree(groups, snapshots, [FAILED]), seconds=0.1, slots=1)
+    told = snapshots.facts.off
+    snapshots.take(replace(holding, step=7))
+    agree(groups, snapshots, [7])
+    snapshots.after_step(7, seconds=0.1, slots=1)
+    snapshots.leave()
+    return told, snapshots.facts.step
+
+
+def _refuse(*args, **options):
+    raise RuntimeError("no pinned memory")
+
+
+def test_a_snapshot_that_gets_no_memory_is_a_failed_one_on_all_workers():
+    (there, step), (here, _) = run(without_memory, 2)
+    assert there.startswith("a snapshot failed: ")
+    assert here == "a snapshot failed: no pinned memory"
+    assert step == 7
+
+
+def fail_again_and_again(groups, transport):
+    snapshots, holding = begun(groups, transport)
+    agree(groups, snapshots, [5])
+    snapshots.after_step(5, seconds=0.1, slots=1)
+    counts = []
+    with pytest.MonkeyPatch.context() as patch:
+        if groups.rank == 1:
+            patch.setattr(SnapshotSet, "begin", _refuse)
+        for step in range(6, 18):
+            snapshots.take(replace(holding, step=step))
+            snapshots.after_step(agree(groups, snapshots, [FAILED]), seconds=0.1, slots=1)
+            counts.append(len(list(Path("/proc/self/fd").iterdir())))
+    snapshots.leave()
+    return max(counts[6:]) - max(counts[:3])
+
+
+def test_failures_leave_no_connections_behind():
+    assert max(run(fail_again_and_again, 3)) < 6  # of nine failures and two neighbours
 
 
 def grown(holding, *, rows):

@@ -77,7 +77,8 @@ class Transfer:
                 self._swap()
                 self._reached("sent")
         except Exception as error:  # noqa: BLE001 - a thread's outermost place: told by `error`
-            self.error = error
+            # With its frames it would keep this object, and so the group and its connections.
+            self.error = error.with_traceback(None)
         finally:
             self._rows = {}
             self._copied.set()
