@@ -10,8 +10,9 @@ the median over pairs of torchrun / ours of `back`, with its range.
 
 torchrun restarts on the spot, on one node, which is the least that it can cost; its checkpoints are
 saved in the background every S seconds (`dcp.async_save`). Ours goes on with three workers and takes
-the fourth back when it is warm. A second table stops workers (SIGSTOP of a whole pod): only ours is
-measured, since torchrun does not notice that before the process group's timeout.
+the fourth back when it is warm. A second table is of who falls silent: a pod or its worker alone
+that is stopped (SIGSTOP), and a pod whose network is cut (as root). Only ours is measured, since
+torchrun does not notice that before the process group's timeout.
 """
 
 import contextlib
@@ -20,8 +21,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,10 +33,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.bench.figures import arguments, line, ranged, ratios, rounded
 from tests.bench.sides import Ours, Side, ours, rival, steps_lost, wait, wait_steady
+from tests.bench.tasks import JOB
+from tests.e2e import halves
 
 STEADY_STEPS = 8
 RANKS = (2, 0, 3, 1)
-"""Who is killed, in turn."""
+"""Who is broken, in turn."""
+ALONE = (sys.executable, "-m", "tests.e2e.halves", f"{JOB}-1")
+"""The command of agents of which one is in a half of the network of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,41 +56,67 @@ class Recovery:
     """Median of the steps before."""
 
 
-def lose(side: Side, *, rank: int, number: signal.Signals) -> Recovery:
-    """Send a signal to a worker (or, to stop it, to its pod) and watch what follows."""
+Break = Callable[[Side, int], AbstractContextManager[None]]
+"""Entered, it breaks the worker of a rank; left, it undoes that as far as it can."""
+
+
+@contextmanager
+def killed(side: Side, pid: int) -> Iterator[None]:
+    """kill -9 of a worker."""
+    del side
+    os.kill(pid, signal.SIGKILL)
+    yield
+
+
+@contextmanager
+def stopped(side: Side, pid: int, *, pod: bool) -> Iterator[None]:
+    """SIGSTOP of a worker, or of all of its pod."""
+    assert isinstance(side, Ours)
+    victims = [pid, side.agent_of(pid)] if pod else [pid]
+    for victim in victims:
+        os.kill(victim, signal.SIGSTOP)
+    yield
+    for victim in victims:
+        with contextlib.suppress(ProcessLookupError):  # it was lost, so it was ended
+            os.kill(victim, signal.SIGCONT)
+
+
+@contextmanager
+def cut(side: Side, pid: int) -> Iterator[None]:
+    """Cut the network of the pod that is alone in its half, whichever its rank."""
+    del side, pid
+    halves.cut()
+    yield
+    halves.heal()
+
+
+def lose(side: Side, *, rank: int, broken: Break) -> Recovery:
+    """Break a worker and watch what follows."""
     wait_steady(side, steps=STEADY_STEPS)
     workers = side.workers()
     before = list(side.rows())
     last = before[-1]["step"]
-    victims = [workers[rank]]
-    if number is signal.SIGSTOP and isinstance(side, Ours):
-        victims.append(side.agent_of(workers[rank]))
     begun = time.time()
-    for pid in victims:
-        os.kill(pid, number)
-    noticed = wait(side, lambda: side.has_noticed(workers), "the loss is noticed")
-    rows = list(before)
+    with broken(side, workers[rank]):
+        noticed = wait(side, lambda: side.has_noticed(workers), "the loss is noticed")
+        rows = list(before)
 
-    def is_back() -> bool:
-        rows[:] = side.rows()
-        return (
-            rows[-1]["step"] > max(last, highest(rows, until=begun)) and rows[-1]["time"] > noticed
-        )
+        def is_back() -> bool:
+            rows[:] = side.rows()
+            return (
+                rows[-1]["step"] > max(last, highest(rows, until=begun))
+                and rows[-1]["time"] > noticed
+            )
 
-    wait(side, is_back, "training is where it was")
+        wait(side, is_back, "training is where it was")
     after = [row for row in rows if row["time"] - row["seconds"] > noticed]
-    recovery = Recovery(
+    return Recovery(
         detection=noticed - begun,
         resumed=after[0]["time"] - after[0]["seconds"] - begun,
         back=after[-1]["time"] - begun,
         steps_lost=steps_lost(rows) - steps_lost(before),
         step_seconds=median(row["seconds"] for row in before[-STEADY_STEPS:]),
     )
-    if number is signal.SIGSTOP:
-        for pid in victims:
-            with contextlib.suppress(ProcessLookupError):  # it was lost, so it was ended
-                os.kill(pid, signal.SIGCONT)
-    return recovery
 
 
 def highest(rows: Sequence[Any], *, until: float) -> int:
@@ -107,20 +140,31 @@ def compare(size: str, *, repeats: int, checkpoint_seconds: int) -> dict[str, li
             ]
             for entered in sides if number % 2 == 0 else sides[::-1]:
                 with entered as side:
-                    recovery = lose(side, rank=rank, number=signal.SIGKILL)
+                    recovery = lose(side, rank=rank, broken=killed)
                 found[side.name].append(recovery)
                 print(size, f"rank {rank}", side.name, shown(recovery), flush=True)
     return found
 
 
-def silences(size: str, *, repeats: int) -> list[Recovery]:
-    """Stopped pods of ours."""
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
+def silences(size: str, *, repeats: int) -> dict[str, list[Recovery]]:
+    """Losses of ours that close no connection, by kind."""
+    kinds: dict[str, Break] = {
+        "stopped pod": partial(stopped, pod=True),
+        "stopped worker": partial(stopped, pod=False),
+    }
+    if os.geteuid() == 0:
+        kinds["cut network"] = cut
+    found: dict[str, list[Recovery]] = {kind: [] for kind in kinds}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        if "cut network" in kinds:
+            stack.enter_context(halves.joined())
         for number in range(repeats):
-            with ours(Path(folder, f"silent-{number}"), size=size) as side:
-                found.append(lose(side, rank=RANKS[number % len(RANKS)], number=signal.SIGSTOP))
-            print(size, "silent", shown(found[-1]), flush=True)
+            for kind, broken in kinds.items():
+                rank, place = RANKS[number % len(RANKS)], Path(folder, f"{kind}-{number}")
+                agent = ALONE if broken is cut else ()
+                with ours(place, size=size, agent_command=agent) as side:
+                    found[kind].append(lose(side, rank=rank, broken=broken))
+                print(size, kind, shown(found[kind][-1]), flush=True)
     return found
 
 
@@ -153,7 +197,7 @@ def main() -> None:
             checkpoint_seconds=options.checkpoint_seconds,
             ours=spreads(found["ours"]),
             torchrun=spreads(found["torchrun"]),
-            silent=spreads(silent),
+            silent={kind: spreads(recoveries) for kind, recoveries in silent.items()},
         )
     )
 

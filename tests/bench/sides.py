@@ -109,7 +109,9 @@ class Rival:
 
 
 @contextmanager
-def ours(folder: Path, *, size: str, checkpoint_seconds: int = 60) -> Iterator[Side]:
+def ours(
+    folder: Path, *, size: str, checkpoint_seconds: int = 60, agent_command: Sequence[str] = ()
+) -> Iterator[Side]:
     """Our side; it ends with the block."""
     document = sized(
         size,
@@ -121,7 +123,7 @@ def ours(folder: Path, *, size: str, checkpoint_seconds: int = 60) -> Iterator[S
         failurePolicy={"backoffLimit": 10**6, "avoidNodeAfter": 0},
     )
     document["spec"]["batch"]["maxAccumulation"] = NUM_MICRO_BATCHES // NUM_WORKERS
-    with started(folder, document) as run:
+    with started(folder, document, agent_command=agent_command) as run:
         yield Ours(run)
 
 

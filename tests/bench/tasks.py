@@ -9,6 +9,9 @@ from torch.optim import Optimizer
 from concertina_trainer.task import Loss, MapDataset, Task
 from tests.bench.models import SIZES, RandomTokens, Transformer, adamw, loss_sum
 
+JOB = "bench"
+"""The name of every job here."""
+
 
 class SizedLM(Task):
     """A transformer of a named size on random tokens."""
@@ -59,7 +62,7 @@ def document(
     return {
         "apiVersion": "concertina.dev/v1alpha1",
         "kind": "AdaptiveTrainingJob",
-        "metadata": {"name": "bench"},
+        "metadata": {"name": JOB},
         "spec": {**spec, **changes},
     }
 

@@ -304,9 +304,12 @@ class Snapshots(Model):
     mode: SnapshotMode = SnapshotMode.AUTO
     """Auto keeps them where there is a neighbour and memory for them."""
     every_steps: Annotated[int, Field(ge=1, le=10**6)] | None = None
-    """Steps between two snapshots. Absent: what costs at most maxCost, measured and adapted."""
+    """Steps between two snapshots. Absent: what costs at most maxCost, measured and adapted.
+
+    Where losses come so often that the steps they take back cost more: what makes both least.
+    """
     max_cost: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Largest share of the step time that snapshots may cost."""
+    """Largest share of the step time that snapshots may cost, as long as losses are rare."""
 
 
 class FailurePolicy(Model):
