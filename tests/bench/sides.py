@@ -25,6 +25,7 @@ NUM_WORKERS = 4
 NUM_MICRO_BATCHES = 8
 """Of one sample each; also in rival_training.py."""
 TOKENS = 64
+GRACE_SECONDS = 30
 DEADLINE_SECONDS = 300.0
 POLL_SECONDS = 0.01
 RIVAL = Path(__file__).with_name("rival_training.py")
@@ -123,7 +124,8 @@ def ours(
         failurePolicy={"backoffLimit": 10**6, "avoidNodeAfter": 0},
     )
     document["spec"]["batch"]["maxAccumulation"] = NUM_MICRO_BATCHES // NUM_WORKERS
-    with started(folder, document, agent_command=agent_command) as run:
+    grace = GRACE_SECONDS if agent_command else None  # another agent needs it said
+    with started(folder, document, grace_seconds=grace, agent_command=agent_command) as run:
         yield Ours(run)
 
 
