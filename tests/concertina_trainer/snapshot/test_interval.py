@@ -73,6 +73,28 @@ def test_a_cost_below_the_noise_is_found_in_the_end():
     assert mean(found[500:]) == pytest.approx(0.04 / (0.01 * 0.5), rel=0.25)
 
 
+@pytest.mark.parametrize("deviation", [0.03, 0.17])
+def test_a_job_pays_its_share_in_the_long_run_and_is_soon_covered(deviation):
+    chance = random.Random(0)
+    interval, cost = Interval(max_cost=0.01), 0.1  # of a step of one second
+    begun, under_way, taken, spent, ages = 0, True, 0, 0.0, []
+    for step in range(1, 3001):
+        seconds = chance.gauss(1.0, deviation)
+        if under_way:
+            taken, spent, under_way = taken + 1, spent + cost, False
+            interval = interval.after_snapshot(
+                0.0, seconds=seconds + cost, slots=8, is_bound=taken <= 2
+            )
+        else:
+            interval = interval.after_quiet(seconds, slots=8)
+            if step - begun >= interval.every_steps:
+                begun, under_way = step, True
+        ages.append(step - begun)
+
+    assert spent / 3000 == pytest.approx(0.01, rel=0.2)
+    assert mean(ages[:20]) < 4
+
+
 def test_follows_when_steps_become_longer():
     short = after(
         Interval(max_cost=0.01), rounds=30, waited=0.088, step_seconds=0.5, busy_seconds=0.5
