@@ -104,6 +104,8 @@ class Judge:
         """The newest state of the surviving history."""
         self.committed = 0
         """The newest round that was committed."""
+        self._rounds: set[int] = set()
+        """All that were."""
         self.members: tuple[str, ...] = ()
         """Keys of its workers by rank."""
         self.live: dict[str, State | None] = {}
@@ -192,7 +194,19 @@ class Judge:
         self.counts.commits += 1
         self.counts.sources[source] = self.counts.sources.get(source, 0) + 1
         self.head, self.committed, self.members = state, number, members
+        self._rounds.add(number)
         self.live = dict.fromkeys(members, state)
+
+    def learns(self, number: int, *, worker: str) -> None:
+        """Another worker of a round has learnt that it is committed.
+
+        Who was cut off may learn it when a later round has gone on without it; see `changes`.
+        """
+        self.check(number in self._rounds, f"{worker} enters round {number}, not committed")
+        self.check(
+            number == self.committed or worker not in self.members,
+            f"{worker} enters round {number}, though it is in round {self.committed}",
+        )
 
     def completed(self, *, total: int) -> None:
         """The job says that it is completed."""
