@@ -46,6 +46,7 @@ def test_no_schedule_breaks_a_promise():
         pytest.param(20995, id="two losses while the first snapshot of a round is on its way"),
         pytest.param(22461, id="an operator thaws after another has led"),
         pytest.param(27419, id="a word of a commit that comes when a later round has gone on"),
+        pytest.param(41426, id="a request of trainers that ended while the API was away"),
         pytest.param(22685, id="a loss after resizes that no snapshot has outlasted"),
     ],
 )

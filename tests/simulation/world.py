@@ -173,7 +173,12 @@ class World:
         )
 
     def _check_batch(self) -> None:
-        """What the trainers ask for is what the operator knows, unless they asked just now."""
+        """What the trainers ask for is what the operator knows, unless they asked just now.
+
+        Who asked and has ended while the API was away could not tell; whoever starts asks again.
+        """
+        if self._is_empty():
+            return
         head, status = self.judge.head, self.api.job.status
         assert head is not None
         if self.kernel.now - self.asked_at > 120.0:
