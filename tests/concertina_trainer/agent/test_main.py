@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -5,9 +6,11 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from concertina_api.errors import StorageUnavailable
 from concertina_api.v1alpha1 import FailureCause, Intent, PodPhase
 from concertina_trainer.agent.main import main
 from tests.concertina_trainer.agent.clusters import MEMBERSHIPS, ClusterRun
@@ -112,6 +115,20 @@ def test_the_last_words_of_an_agent_are_kept_until_somebody_hears_them(cluster_r
 
     assert pod.exit_code() == 1
     assert pod.report.failure.cause is FailureCause.INVALID_JOB
+
+
+def test_a_full_disk_is_nobodys_mistake(cluster_run, monkeypatch):
+    def full(path, *_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+
+    assert main((), cluster_run.environment("tiny-0")) == StorageUnavailable.exit_code
+
+    report = cluster_run.report("tiny-0")
+    assert (report.phase, report.failure.cause) == (PodPhase.FAILED, FailureCause.INFRASTRUCTURE)
+    assert not report.failure.permanent
+    assert "No space left on device" in report.failure.message
 
 
 def test_a_mistake_on_kubernetes_is_in_the_report(cluster_run):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
-from concertina_api.errors import ConcertinaError, InvalidJob
+from concertina_api.errors import ConcertinaError, InvalidJob, StorageUnavailable
 from concertina_api.v1alpha1 import Failure, FailureCause, PodPhase, Report
 from concertina_trainer.agent.api_server import ApiServer
 from concertina_trainer.agent.endpoint import serve_endpoint
@@ -68,6 +68,7 @@ def _serve(tally: Tally, settings: Settings) -> None:
 
 def _report_mistake(error: ConcertinaError, environment: Mapping[str, str]) -> None:
     """Tells the operator why no worker starts, as far as the environment says how."""
+    is_invalid = not isinstance(error, StorageUnavailable)
     try:
         report = Report(
             pod=environment["CONCERTINA_POD"],
@@ -77,9 +78,9 @@ def _report_mistake(error: ConcertinaError, environment: Mapping[str, str]) -> N
             failure=Failure(
                 round=0,
                 incarnation="none",
-                cause=FailureCause.INVALID_JOB,
+                cause=FailureCause.INVALID_JOB if is_invalid else FailureCause.INFRASTRUCTURE,
                 message=str(error)[:512],
-                permanent=True,
+                permanent=is_invalid,
             ),
         )
         sink = _sink(channel_from(environment))

@@ -7,11 +7,12 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from concertina_api.errors import InvalidJob
+from concertina_api.errors import InvalidJob, StorageUnavailable
 from concertina_api.manifest import YAML_NUMBER, YAML_NUMBER_STARTS, job_document, parse_job
-from concertina_api.v1alpha1 import AdaptiveTrainingJob
+from concertina_api.v1alpha1 import AdaptiveTrainingJob, FailureCause
 from concertina_api.v1alpha1.base import Host, Name, Token
 from concertina_trainer.agent.api_server import Access
+from concertina_trainer.causes import account_of
 
 DEFAULT_GRACE_SECONDS = 120.0
 _PREFIX = "tag:yaml.org,2002:"
@@ -56,7 +57,9 @@ class Settings:
 
 
 def settings_from(environment: Mapping[str, str]) -> Settings:
-    """Settings of an agent. Raises InvalidJob with one line per mistake.
+    """Settings of an agent.
+
+    Raises InvalidJob with one line per mistake, StorageUnavailable when the disk is full or away.
 
     The mailbox is pods/<pod>/mailbox in the run's folder, unless CONCERTINA_MAILBOX names another.
     On Kubernetes CONCERTINA_SPEC holds the job itself, which is written beside the mailbox.
@@ -163,7 +166,9 @@ def _write_manifest(document: str, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(job.model_dump_json(by_alias=True, exclude={"status"}))
     except OSError as error:
-        raise InvalidJob(f"CONCERTINA_RUN_DIR: cannot write the job to {path}: {error}") from error
+        is_well_another_time = account_of(error).cause is FailureCause.INFRASTRUCTURE
+        kind = StorageUnavailable if is_well_another_time else InvalidJob
+        raise kind(f"CONCERTINA_RUN_DIR: cannot write the job to {path}: {error}") from error
     return path
 
 
