@@ -338,11 +338,12 @@ class World:
         return AdaptiveTrainingJob.model_validate(document)
 
     def _decided(self, controller: BatchState, samples: int) -> BatchState:
-        """The batch doubles where the schedule says so, with a request."""
+        """The batch doubles where the schedule says so, with a request; `maxGrowth` is 2."""
         before = controller.samples
-        grown = sum(before < threshold <= samples for threshold in self._growth)
-        batch = min(controller.batch * 2**grown, 256)
+        grows = any(before < threshold <= samples for threshold in self._growth)
+        batch = min(controller.batch * 2, 256) if grows else controller.batch
         if batch == controller.batch:
             return replace(controller, samples=samples)
         self.asked_at = self.kernel.now
-        return replace(controller, samples=samples, batch=batch, sequence=controller.sequence + 1)
+        sequence = controller.sequence + 1
+        return replace(controller, samples=samples, batch=batch, requested=batch, sequence=sequence)
