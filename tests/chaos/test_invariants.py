@@ -98,6 +98,14 @@ def test_an_undisturbed_run_violates_nothing():
             {"views": [view(4, 0, 7), view(4, 1, 8)]}, "ranks differ at sample 4", id="ranks"
         ),
         pytest.param({"views": [view(4, 0, 7)]}, "no step was seen by several", id="one view"),
+        pytest.param(
+            {
+                "views": [view(4, 0, 7, world_size=1)],
+                "rows": [row(1), row(2, world_size=2), row(3)],
+            },
+            "no step was seen by several",
+            id="no view of two",
+        ),
         pytest.param({"left": ["worker of tiny-0"]}, "left behind: worker of tiny-0", id="orphan"),
         pytest.param({"most_pods": 3}, "3 pods at once, of at most 2", id="too many pods"),
         pytest.param({"gpu_seconds_told": 40.0}, "40.0 GPU seconds are told", id="too few GPUs"),
@@ -107,6 +115,10 @@ def test_an_undisturbed_run_violates_nothing():
 def test_a_violation_is_told(changes, want):
     found = judged(**changes)
     assert len([each for each in found if want in each]) == 1, found
+
+
+def test_a_rank_that_trained_alone_need_agree_with_nobody():
+    assert judged(views=[view(4, 0, 7, world_size=1)]) == []
 
 
 def test_rows_that_were_rolled_back_do_not_count():

@@ -36,15 +36,21 @@ def test_settles_where_the_cost_is_the_share_that_is_allowed(waited, busy_second
     assert interval.cost <= max_cost * (1 + 1e-9)
 
 
-def test_steps_that_vary_by_chance_are_no_cost():
+def varying(rounds, *, waited, busy_seconds, deviation):
+    """The interval after each of several snapshots, of steps of half a second that vary."""
     chance = random.Random(0)
-    interval = Interval(max_cost=0.01)
-    found = []
-    for _ in range(400):
+    interval, found = Interval(max_cost=0.01), []
+    for _ in range(rounds):
         for _ in range(3):
-            interval = interval.after_quiet(chance.gauss(0.5, 0.02), slots=4)
-        interval = interval.after_snapshot(0.05, seconds=chance.gauss(0.5, 0.02), slots=4)
+            interval = interval.after_quiet(chance.gauss(0.5, deviation), slots=4)
+        seconds = chance.gauss(busy_seconds, deviation)
+        interval = interval.after_snapshot(waited, seconds=seconds, slots=4)
         found.append(interval.every_steps)
+    return found
+
+
+def test_steps_that_vary_by_chance_are_no_cost():
+    found = varying(400, waited=0.05, busy_seconds=0.5, deviation=0.02)
 
     # 0.05 / (0.01 x 0.5) = 10; counting only the longer ones would add 0.4 x 0.02 to the cost.
     assert 10 <= mean(found[50:]) < 11
@@ -60,14 +66,7 @@ def test_the_first_difference_is_not_charged_and_a_second_like_it_is():
 
 
 def test_a_cost_below_the_noise_is_found_in_the_end():
-    chance = random.Random(0)
-    interval = Interval(max_cost=0.01)
-    found = []
-    for _ in range(1000):
-        for _ in range(3):
-            interval = interval.after_quiet(chance.gauss(0.5, 0.05), slots=4)
-        interval = interval.after_snapshot(0.0, seconds=chance.gauss(0.54, 0.05), slots=4)
-        found.append(interval.every_steps)
+    found = varying(1000, waited=0.0, busy_seconds=0.54, deviation=0.05)
 
     assert mean(found[:5]) < 8
     assert mean(found[500:]) == pytest.approx(0.04 / (0.01 * 0.5), rel=0.25)
