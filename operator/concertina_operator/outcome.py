@@ -19,7 +19,7 @@ class Ending(StrEnum):
 
     RUNNING = "Running"
     AWAITED = "Awaited"
-    """A member says that the run is finished; the leader, who may save still, has yet to."""
+    """A member says that the run is finished; the leader, who made it durable, has yet to."""
     FINISHING = "Finishing"
     """All samples are consumed; members are still exiting."""
     COMPLETED = "Completed"
@@ -34,7 +34,7 @@ def ending(membership: Membership | None, standings: Iterable[Standing]) -> Endi
     found = [by_uid[member.uid] for member in last if member.uid in by_uid]
     leader = by_uid.get(last[0].uid) if last else None
     finished = _has_finished(leader)
-    # Once the leader is finished all is trained and saved: nobody else can spoil it.
+    # Who is finished knows that the last checkpoint is durable: nobody else can spoil it.
     if not finished and any(_has_failed(standing) for standing in found):
         return Ending.RUNNING
     if finished and all(_is_done(standing) for standing in found):

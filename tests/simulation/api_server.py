@@ -108,6 +108,8 @@ class ApiServer:
         self.kubelet_delete: Callable[[PodFacts], None]
         self._num_uids = 0
         self._newest_round = 0
+        self._planned_max = 0
+        """The largest number of pods by the spec of the newest plan."""
         self.published: dict[int, Membership] = {}
         """Every round, as it was last written."""
         self._write("job", "job", job)
@@ -147,6 +149,7 @@ class ApiServer:
             and status.committed_round >= stored.value.status.committed_round,
             f"the status goes back to round {status.round}",
         )
+        self._planned_max = self.job.spec.pods.max
         return self._write("job", "job", stored.value.model_copy(update={"status": status}))
 
     def put_membership(self, membership: Membership, *, version: int | None) -> Stored:
@@ -185,7 +188,8 @@ class ApiServer:
         )
         self.kernel.say(f"api: pod {name} ({pod.uid}) is created")
         stored = self._write("pod", name, pod)
-        limit = self.job.spec.pods.max
+        # Who lowers it may be overtaken by what was planned and confirmed just before.
+        limit = max(self.job.spec.pods.max, self._planned_max)
         there = [one.name for one in self.pods() if not one.deleting and not one.ended]
         self.judge.check(
             len(there) <= limit, f"pods {', '.join(there)} at once, but max is {limit}"

@@ -5,8 +5,10 @@ that what is left alone afterwards must come to its end.
 """
 
 from collections.abc import Callable
+from random import Random
 from typing import TYPE_CHECKING, Any
 
+from concertina_trainer.rounds.phases import LAST_SAVE
 from tests.simulation.api_server import API
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ HITS = ("kill", "kill pod", "freeze", "cut")
 class Faults:
     """The faults of one schedule."""
 
-    def __init__(self, world: "World", *, only: tuple[str, ...] = ()) -> None:
+    def __init__(self, world: "World", *, seed: int, only: tuple[str, ...] = ()) -> None:
         self._world = world
         self._only = only
         self._kernel = world.kernel
@@ -35,6 +37,7 @@ class Faults:
         """Faults by point: after how many more workers have reached it."""
         self._undo: list[Callable[[], None]] = []
         self._spec = world.job.spec
+        self._last = Random(f"last save {seed}")
         self.end = 0.0
         """When the last fault is over."""
 
@@ -51,6 +54,9 @@ class Faults:
             point, what = random.choice(POINTS), random.choice(HITS)
             if not self._only or {point, what} <= set(self._only):
                 self._armed.setdefault(point, []).append((random.randint(1, 12), what))
+        # Randomness of its own: schedules that do not end with a fault stay what they were.
+        if self._last.random() < 0.15 and not self._only:
+            self._armed[LAST_SAVE] = [(self._last.randint(1, 3), self._last.choice(HITS))]
         self.end = span
 
     def stop(self) -> None:

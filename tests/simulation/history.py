@@ -208,10 +208,11 @@ class Judge:
             f"{worker} enters round {number}, though it is in round {self.committed}",
         )
 
-    def completed(self, *, total: int) -> None:
-        """The job says that it is completed."""
+    def completed(self, *, total: int, saved: State | None) -> None:
+        """The job says that it is completed; `saved` is what the newest checkpoint holds."""
         self.check(self.head is not None, "completed before anything was trained")
         assert self.head is not None
+        self.check(saved is self.head, f"completed with {self.head!r}, but {saved!r} is saved")
         end = self.head.samples
         self.check(end >= total, f"completed after {end} of {total} samples")
         for state in self.head.chain():

@@ -11,6 +11,8 @@ from typing import Any
 
 from concertina_operator import plan as planning
 from concertina_operator import situation
+from concertina_trainer.loop.ending import Ending
+from concertina_trainer.loop.rounds import Rounds
 from concertina_trainer.rounds import desk, transaction, watch
 from concertina_trainer.snapshot import snapshots
 from concertina_trainer.snapshot.snapshots import Snapshots
@@ -76,6 +78,16 @@ def _incomplete_source(right: Callable) -> Callable:
         )
 
     return source_of
+
+
+def _ends_alone(right: Callable) -> Callable:
+    """Who has written its part of the last checkpoint does not wait for rank 0."""
+
+    def finish(self: Any) -> None:
+        self._saver.save_now(self._keeper.hold())
+        self.end(Ending.FINISHED)
+
+    return finish
 
 
 def _commits_alone(right: Callable) -> Callable:
@@ -229,6 +241,11 @@ BUGS = (
         name="the newest snapshot is kept, though more losses would break it",
         seam=(transaction, "kept_of"),
         bug=_keeps_the_newest,
+    ),
+    Planted(
+        name="a part of the last checkpoint is enough",
+        seam=(Rounds, "finish"),
+        bug=_ends_alone,
     ),
     Planted(
         name="a commit drops the snapshots",

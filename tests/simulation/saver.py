@@ -1,12 +1,13 @@
 """Durable checkpoints of the model. Called by the worker and its steps."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from concertina_api.errors import TrainingFailed
 from concertina_api.v1alpha1 import (
     Membership,
 )
+from concertina_trainer.rounds.watch import present
 
 if TYPE_CHECKING:
     from tests.simulation.worker import Worker
@@ -21,7 +22,7 @@ class Saver:
 
     def __init__(self, worker: "Worker") -> None:
         self._worker = worker
-        self._rank = 0
+        self._workers = frozenset[str]()
         self._last = worker.kernel.now
         self._pending = 0
         self._failed: Any = None
@@ -29,8 +30,12 @@ class Saver:
 
     def enter(self, membership: Membership, *, rank: int) -> None:
         """From now on saves belong to this round."""
-        del membership
-        self._rank = rank
+        del rank
+        self._workers = frozenset(membership.workers())
+
+    def expects_all_of(self, membership: Membership) -> bool:
+        """See Saver."""
+        return self._workers <= present(membership)
 
     def is_due(self) -> bool:
         """Whether the leader asks for one."""
@@ -44,17 +49,37 @@ class Saver:
         self._pending += 1
         kernel.after(kernel.some(0.01, 2.0), self._written, holding)
 
-    def save_now(self, holding: Any, *, within_seconds: float = 600.0) -> None:
-        """Write the part and wait until the checkpoint is durable."""
+    def save_now(self, holding: Any) -> None:
+        """Write the part and wait until it is there; of rank 0, until the checkpoint is."""
+        self._await(holding, until=lambda: not self._pending, gives_up=lambda: False)
+
+    def save_with_others(self, holding: Any, *, gives_up: Callable[[], bool]) -> bool:
+        """Write the part and wait until all know that the checkpoint is durable."""
+        storage, state = self._worker.world.storage, holding.tensors["state"]
+        return self._await(
+            holding,
+            until=lambda: (
+                not self._pending
+                and (holding.rank == 0 or (storage.latest, storage.round) == (state, holding.round))
+            ),
+            gives_up=gives_up,
+        )
+
+    def _await(
+        self, holding: Any, *, until: Callable[[], bool], gives_up: Callable[[], bool]
+    ) -> bool:
         worker = self._worker
         self.save(holding)
-        end = worker.kernel.now + within_seconds
-        while self._pending:
+        end = worker.kernel.now + self.final_seconds
+        while not until():
+            if gives_up():
+                return False
             if worker.kernel.now > end:
                 raise TrainingFailed(f"the last checkpoint (step {holding.step}) is not saved")
             worker.process.pause(0.5)
         if self._failed is holding:
             raise TrainingFailed(f"the last checkpoint (step {holding.step}) lacks parts")
+        return True
 
     def _written(self, holding: Any) -> None:
         worker, storage = self._worker, self._worker.world.storage
@@ -79,6 +104,12 @@ class Saver:
                 worker.kernel.after(0.3, self._collect, holding, ranks, end)
                 return
             self._failed = holding
-        elif holding.rank == 0 and worker.inbox.names_me():
+        elif holding.rank == 0 and worker.inbox.names_me() and not self._is_old(holding):
             worker.world.publishes(holding.tensors["state"], worker, round_=holding.round)
         self._pending -= 1
+
+    def _is_old(self, holding: Any) -> bool:
+        """Whether a newer one was faster; the product's writer does one after the other."""
+        storage = self._worker.world.storage
+        newest = 0 if storage.latest is None else storage.latest.step
+        return (holding.round, holding.step) < (storage.round, newest)

@@ -48,6 +48,10 @@ def test_no_schedule_breaks_a_promise():
         pytest.param(27419, id="a word of a commit that comes when a later round has gone on"),
         pytest.param(41426, id="a request of trainers that ended while the API was away"),
         pytest.param(46736, id="a request that a new round repeats before anybody has read it"),
+        pytest.param(
+            66177, id="rank 0 is lost before it has made the last checkpoint of all parts"
+        ),
+        pytest.param(67639, id="max is lowered when a pod that was planned is created"),
         pytest.param(22685, id="a loss after resizes that no snapshot has outlasted"),
     ],
 )

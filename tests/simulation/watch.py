@@ -74,11 +74,6 @@ class Inbox:
         """The newest membership, whether it names this worker or not."""
         return self._worker.agent.mail
 
-    def newest_round(self) -> int:
-        """Its number."""
-        newest = self.newest()
-        return newest.round if newest is not None else 0
-
     def names_me(self) -> bool:
         """Whether the newest membership counts on this worker."""
         newest = self.newest()

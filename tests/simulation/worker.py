@@ -152,8 +152,7 @@ class Worker:
         if not rounds.settle():
             return
         if self.world.pacing.is_finished(self.keeper.progress):
-            self.saver.save_now(self.keeper.hold())
-            rounds.end(Ending.FINISHED)
+            rounds.finish()
             return
         step = Step(self, rounds)
         try:

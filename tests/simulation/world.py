@@ -122,7 +122,7 @@ class World:
         self.api = ApiServer(kernel, self.judge, self.job)
         self.api.kubelet_create = self._pod_created
         self.api.kubelet_delete = self._pod_deleted
-        self.faults = Faults(self, only=faults)
+        self.faults = Faults(self, seed=seed, only=faults)
 
     # The course of a schedule.
 
@@ -143,7 +143,7 @@ class World:
             f"stuck: {status.state}, round {status.round}, last step at"
             f" {self.judge.last_step_at:.0f} s, faults ended at {self.faults.end:.0f} s",
         )
-        self.judge.completed(total=self.total)
+        self.judge.completed(total=self.total, saved=self.storage.latest)
         self._check_batch()
         self.kernel.run(until=self.kernel.now + 900.0, stop=self._is_empty)
         self._check_rest()

@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -312,3 +313,54 @@ def test_an_older_save_that_is_given_up_does_not_make_the_last_one_fail(saver_of
 
     assert saver.last.step == 5
     assert saver.failures == 1
+
+
+def steadfast():
+    return False
+
+
+def test_nobody_is_done_before_the_leader_has_made_it_durable(saver_of):
+    leader, peer = (saver_of(pods=2, rank=rank) for rank in (0, 1))
+    with ThreadPoolExecutor() as threads:
+        last = holding(5, rank=1, world_size=2)
+        waits = threads.submit(peer.save_with_others, last, gives_up=steadfast)
+        report = peer.storage.path / peer.identity_of(last).folder / "rank-00001.json"
+        wait_for(report.exists, lambda: f"no part: {peer.trouble}")
+        assert not waits.done()
+
+        assert leader.save_with_others(holding(5, world_size=2), gives_up=steadfast)
+
+        assert waits.result(timeout=60)
+    assert leader.last.step == 5
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_waits_for_somebody_who_is_gone_gives_up(saver_of, rank):
+    saver = saver_of(pods=2, rank=rank)
+    last = holding(5, rank=rank, world_size=2)
+
+    def gone():
+        return (
+            saver.storage.path / saver.identity_of(last).folder / f"rank-{rank:05}.json"
+        ).exists()
+
+    assert not saver.save_with_others(last, gives_up=gone)
+
+
+def test_a_part_of_who_gave_up_stays_for_the_leader(saver_of):
+    leader, peer = (saver_of(pods=2, rank=rank) for rank in (0, 1))
+    last = holding(5, rank=1, world_size=2)
+    report = peer.storage.path / peer.identity_of(last).folder / "rank-00001.json"
+    assert not peer.save_with_others(last, gives_up=report.exists)
+    peer.close()
+
+    leader.save_now(holding(5, world_size=2))
+
+    assert leader.last.step == 5
+
+
+def test_a_leader_that_makes_nothing_durable_in_time_is_not_the_jobs_fault(saver_of):
+    peer = saver_of(pods=2, rank=1, grace=1.0)
+
+    with pytest.raises(StorageUnavailable, match=r"\(step 5\) is not saved: not within 1 s"):
+        peer.save_with_others(holding(5, rank=1, world_size=2), gives_up=steadfast)

@@ -3,7 +3,8 @@
 import pytest
 
 from concertina_api.v1alpha1 import Intent
-from concertina_trainer.rounds.phases import POINTS, SNAPSHOT_POINTS
+from concertina_trainer.checkpoint.reader import find
+from concertina_trainer.rounds.phases import LAST_SAVE, POINTS, SNAPSHOT_POINTS
 from tests.fleet import Fleet
 from tests.tasks import job_document
 
@@ -215,3 +216,26 @@ def test_a_loss_while_parameters_change_leads_back_to_the_snapshot(tmp_path):
         assert 0 < resize.step < 7
         assert resize.step + resize.steps_lost == 6
         stop(fleet, ["a", "c"])
+
+
+@pytest.mark.parametrize(
+    "victim", [pytest.param("a", id="rank 0"), pytest.param("b", id="another rank")]
+)
+def test_a_loss_before_the_last_checkpoint_is_whole_costs_steps_and_no_state(tmp_path, victim):
+    names, survivors = ["a", "b", "c"], [name for name in "abc" if name != victim]
+    with Fleet(tmp_path, long_job(samples=160)) as fleet:
+        for name in names:
+            fleet.start(name, **({"kill_at": (1, LAST_SAVE)} if name == victim else {}))
+        fleet.publish(names)
+        fleet.pods[victim].process.join(60)
+        assert fleet.pods[victim].process.exitcode == -9
+        fleet.publish(survivors, lost=[victim])
+        fleet.wait_end(*survivors)
+
+        assert all(fleet.pods[name].status.finished for name in survivors)
+        resize = fleet.pods[survivors[0]].status.acknowledged
+        assert (resize.source, resize.lost) == ("snapshot", 1)
+        assert resize.step > 0
+        last = fleet.samples_of_steps()[-1]
+    checkpoint = find(tmp_path / "checkpoints", job="tiny")
+    assert checkpoint.manifest.identity.samples == sum(last) == 160

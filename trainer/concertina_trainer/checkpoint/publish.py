@@ -97,6 +97,20 @@ def collect(
         pause(missing)
 
 
+def await_latest(
+    storage: Storage, *, identity: fmt.Identity, pause: Callable[[list[int]], None]
+) -> None:
+    """Wait until `latest` names this save. A storage that fails just now is asked again.
+
+    `pause` is called between two looks and raises when waiting is over.
+    """
+    while True:
+        with contextlib.suppress(OSError):
+            if named(read_latest(storage)) == identity.folder:
+                return
+        pause([0])
+
+
 def patience(
     *, deadline_seconds: float, sleep: Callable[[float], object], check: Callable[[], object]
 ) -> Callable[[list[int]], None]:

@@ -47,6 +47,8 @@ class Save:
     copied: HostCopy | None
     """None: there was no memory for a copy."""
     may_publish: Callable[[], bool]
+    with_others: bool
+    """It is over when the leader has made it a checkpoint, not when this part is written."""
     written: threading.Event = field(default_factory=threading.Event)
     """This worker's part is there."""
     abandoned: threading.Event = field(default_factory=threading.Event)
@@ -131,13 +133,25 @@ class Saves:
             seconds=time.monotonic() - save.begun,
         )
 
+    def await_others(self, save: Save) -> None:
+        """Wait until the leader has made the parts of all ranks a checkpoint.
+
+        Raises SaveDropped.
+        """
+        pause = publish.patience(
+            deadline_seconds=self._deadline_seconds,
+            sleep=save.abandoned.wait,
+            check=save.proceed,
+        )
+        publish.await_latest(self._storage, identity=save.identity, pause=pause)
+
     def withdraw(self, save: Save, *, reason: str) -> None:
         """Take back a save that failed, and let the leader know. Never raises."""
         if save.leads:
             publish.withdraw(self._storage, identity=save.identity)
             # Another rank may write its part after this: once more before the next save.
             self._withdrawn.append(save.identity)
-        else:
+        elif not save.written.is_set():  # a part that is there may be in a checkpoint by now
             publish.report_failure(
                 self._storage, identity=save.identity, rank=save.facts.rank, reason=reason
             )

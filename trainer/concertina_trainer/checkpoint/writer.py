@@ -81,9 +81,10 @@ class Writer:
 
     @property
     def waits_for_others(self) -> bool:
-        """Whether the oldest save that has not ended lacks nothing but parts of other ranks."""
+        """Whether the leader's oldest save that has not ended lacks nothing but others' parts."""
         with self._changed:
-            return bool(self._unfinished) and self._unfinished[0].written.is_set()
+            oldest = self._unfinished[0] if self._unfinished else None
+        return oldest is not None and oldest.leads and oldest.written.is_set()
 
     @property
     def trouble(self) -> str:
@@ -109,13 +110,21 @@ class Writer:
         total, pinned = num_bytes(tensors), any(part.is_cuda for part in tensors.values())
         self._put(lambda: self._buffers.reserve(total, pinned=pinned))
 
-    def save(self, holding: Holding, *, origin: str, may_publish: Callable[[], bool]) -> None:
+    def save(
+        self,
+        holding: Holding,
+        *,
+        origin: str,
+        may_publish: Callable[[], bool],
+        with_others: bool = False,
+    ) -> None:
         """Copy this worker's part of `holding` to the host and save it in the background.
 
         All workers of a world call this after the same step. `origin` is format.origin of the
         world's workers. `may_publish` says, at any time and from any thread, whether this worker
         may move `latest`: it is a member of the newest round it knows, or of the last one when
         that has no members. `holding.extra["samples"]` is the number of samples consumed.
+        `with_others`: on every rank the save is pending until the leader has made it a checkpoint.
         """
         save = Save(
             identity=fmt.identity_of(holding, job=self._job, origin=origin),
@@ -123,6 +132,7 @@ class Writer:
             facts=replace(holding, tensors={}),
             copied=self._buffers.copy(holding, _part_names(holding)),
             may_publish=may_publish,
+            with_others=with_others,
         )
         with self._changed:
             self._unfinished.append(save)
@@ -185,6 +195,8 @@ class Writer:
         if written and save.leads:
             self.newest = self._saves.publish(save)
             self._saves.sweep()
+        elif save.with_others and not save.leads:
+            self._saves.await_others(save)
 
     def _fail(self, save: Save, error: Exception) -> None:
         self.failures += 1

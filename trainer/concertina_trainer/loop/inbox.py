@@ -23,11 +23,6 @@ class Inbox:
         """The newest membership, whether it names this worker or not."""
         return self._memberships.read()
 
-    def newest_round(self) -> int:
-        """Its number; 0 before the first."""
-        newest = self.newest()
-        return newest.round if newest is not None else 0
-
     def names_me(self) -> bool:
         """Whether the newest membership counts on this worker."""
         newest = self.newest()

@@ -37,13 +37,18 @@ class Memberships:
 
     def newest(self) -> int:
         """Number of the newest round that this worker sees; the present one's if none is newer."""
-        newest = self._inbox.newest()
-        if newest is None or newest.round <= self.tried:
+        newest = self.newer()
+        if newest is None:
             return self.tried
         if newest != self._seen:
             self._seen = newest
             self._announce(newest)
         return newest.round
+
+    def newer(self) -> Membership | None:
+        """The newest that this worker sees, if it was not tried yet."""
+        newest = self._inbox.newest()
+        return newest if newest is not None and newest.round > self.tried else None
 
     def agreed(self, number: int | None) -> Membership | None:
         """The one that all workers of the round have seen, if they agree on a newer `number`."""
@@ -79,7 +84,7 @@ class Memberships:
         There is a newer one; or nobody may be left who would publish one. Who has never trained
         has nothing to save, and may wait for the end of a long step.
         """
-        if self._inbox.newest_round() > self.tried:
+        if self.newer() is not None:
             return True
         return self._has_trained and self._waited() > max(self.timeout_seconds, ROUND_SECONDS)
 

@@ -19,7 +19,7 @@ from concertina_trainer.loop.memberships import Memberships
 from concertina_trainer.loop.pause import Pause
 from concertina_trainer.loop.world import World
 from concertina_trainer.rounds.control import Control
-from concertina_trainer.rounds.phases import Phases
+from concertina_trainer.rounds.phases import LAST_SAVE, Phases
 from concertina_trainer.rounds.transaction import Entered, enter
 from concertina_trainer.rounds.transport import transport_for
 from concertina_trainer.rounds.watch import Watch, present
@@ -127,6 +127,17 @@ class Rounds:
         self.world = self._world_of(self.world.live, self.world.control)
         self._reporter.rolled_back(self._keeper, taken_up)
 
+    def finish(self) -> None:
+        """All samples are consumed: save the last state with the others of the round, and end.
+
+        When one of them is lost meanwhile, the members of the next round do so.
+        """
+        self._reached(LAST_SAVE)
+        if self._saver.save_with_others(self._keeper.hold(), gives_up=self._misses_somebody):
+            self.end(Ending.FINISHED)
+        else:
+            self.broke(RoundFailed("somebody was lost before the last state was saved"))
+
     def end(self, ending: Ending) -> None:
         """This worker's part is over."""
         self.ending = ending
@@ -150,6 +161,11 @@ class Rounds:
         assert self.world is not None
         groups, progress = self.world.live.groups, self._keeper.progress
         self._aim(progress.samples, progress.global_batch_size, groups.rank, groups.world_size)
+
+    def _misses_somebody(self) -> bool:
+        """Whether a newer membership does not count on all workers of the present round."""
+        newest = self._memberships.newer()
+        return newest is not None and not self._saver.expects_all_of(newest)
 
     def _due(self) -> Membership | None:
         """The membership to enter now; None to go on training in the present round."""

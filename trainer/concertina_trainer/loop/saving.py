@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from concertina_api.errors import StorageUnavailable, TrainingFailed
 from concertina_api.location import scheme
 from concertina_api.v1alpha1 import CheckpointInterval, JobSpec, Membership, SavedCheckpoint
 from concertina_trainer.checkpoint.format import Identity, identity_of, origin
 from concertina_trainer.checkpoint.interval import Costs, chosen_seconds, mean_seconds
-from concertina_trainer.checkpoint.publish import PartsMissing, SaveDropped
 from concertina_trainer.checkpoint.storage import storage_at
 from concertina_trainer.checkpoint.writer import Writer
+from concertina_trainer.loop.durable import await_save, never
 from concertina_trainer.rounds.watch import present
 from concertina_trainer.sharding.state import Holding
 
@@ -25,6 +24,8 @@ log = logging.getLogger(__name__)
 
 FINAL_SAVE_SECONDS = 600.0
 """How long a worker that is done waits for its last checkpoint; its agent may end it before."""
+LEADER_FIRST_SECONDS = 30.0
+"""So much longer the others wait, for the leader knows best what kept it."""
 MAX_ORIGINS = 16
 """Of so many rounds the workers are known, whose states may be held or in snapshots."""
 RETRY_SECONDS = 30.0
@@ -182,10 +183,15 @@ class Saver:
         if self.interval_seconds is not None:
             self._writer.reserve(holding)
 
-    def save(self, holding: Holding) -> None:
-        """Copy the state and write it in the background."""
+    def save(self, holding: Holding, *, with_others: bool = False) -> None:
+        """Copy the state and write it in the background; `with_others`: see Writer."""
         start = time.perf_counter()
-        self._writer.save(holding, origin=self._origin_of(holding), may_publish=self._may_publish)
+        self._writer.save(
+            holding,
+            origin=self._origin_of(holding),
+            may_publish=self._may_publish,
+            with_others=with_others,
+        )
         self.blocking_seconds = time.perf_counter() - start
         self._last = time.monotonic()
         self._costs = self._costs.begun(self.blocking_seconds)
@@ -201,52 +207,44 @@ class Saver:
         return self._writer.wait(within_seconds)
 
     def save_now(self, holding: Holding) -> None:
-        """Save and wait until it is durable, where that can be.
+        """Save and wait until this worker's part is durable; of rank 0, until the checkpoint is.
 
-        Raises TrainingFailed, StorageUnavailable when it could not be.
+        Raises TrainingFailed, StorageUnavailable when it could not be. Where nothing can be saved,
+        nothing is.
         """
-        if not self.can_save:
-            if self._leads:
-                log.warning(
-                    "the state of step %d ends with the pods: %s", holding.step, self._why_not()
-                )
-            return
-        limit = self.final_seconds
-        end = time.monotonic() + limit
-        if not self._writer.wait(limit / 2):
-            # What is still being written is older than this: its place in the queue is wanted.
-            self._writer.abandon()
-        self.save(holding)
-        done = self._writer.wait(max(0.0, end - time.monotonic()))
-        if done and not self._writer.trouble:
-            return
-        told = f"the last checkpoint (step {holding.step}) is not saved"
-        if done:
-            error = self._writer.last_error
-            kind = StorageUnavailable if self._is_nobodys_fault(error) else TrainingFailed
-            raise kind(f"{told}: {self._writer.last_failure}") from error
-        if self._writer.waits_for_others:
-            raise TrainingFailed(f"{told}: no parts of others within {limit:.0f} s")
-        raise StorageUnavailable(f"{told}: not within {limit:.0f} s")
+        self._await(holding, gives_up=never)
 
-    def _is_nobodys_fault(self, error: Exception | None) -> bool:
-        """Whether a save failed for a reason that the job did not bring.
+    def save_with_others(self, holding: Holding, *, gives_up: Callable[[], bool]) -> bool:
+        """Save as all workers of the round do, and wait until the checkpoint is durable.
 
-        A storage that has taken saves before does not refuse one now because of the job. What a
-        peer could not save is told by the peer; but where parts are missing that nobody failed to
-        write, the pods may each have a storage of their own.
+        Nobody may end before: everybody holds a part of the state. False when `gives_up` says
+        first that somebody is gone whose part is wanted. Raises as `save_now`.
         """
-        if isinstance(error, OSError):
-            return self._writer.written_at is not None
-        return isinstance(error, SaveDropped) and not isinstance(error, PartsMissing)
+        return self._await(holding, gives_up=gives_up, with_others=True)
+
+    def _await(
+        self, holding: Holding, *, gives_up: Callable[[], bool], with_others: bool = False
+    ) -> bool:
+        if self.can_save:
+            return await_save(
+                self._writer,
+                lambda: self.save(holding, with_others=with_others),
+                step=holding.step,
+                seconds=self.final_seconds,
+                gives_up=gives_up,
+            )
+        if self._leads:
+            log.warning(
+                "the state of step %d ends with the pods: %s", holding.step, self._why_not()
+            )
+        return True
 
     @property
     def final_seconds(self) -> float:
         """How long the last save may take; some of a grace is left for the words about it."""
         grace = self._grace_left()
-        return (
-            FINAL_SAVE_SECONDS if grace is None else min(FINAL_SAVE_SECONDS, max(1.0, 0.8 * grace))
-        )
+        longest = FINAL_SAVE_SECONDS + (0.0 if self._leads else LEADER_FIRST_SECONDS)
+        return longest if grace is None else min(longest, max(1.0, 0.8 * grace))
 
     @property
     def can_save(self) -> bool:

@@ -139,8 +139,7 @@ class Session:
             self._evaluate()
             return None
         if finished:
-            self._saver.save_now(self.keeper.hold())
-            self._rounds.end(Ending.FINISHED)
+            self._rounds.finish()
             return None
         return self._next_step()
 

@@ -1,0 +1,73 @@
+"""Waits until a state is durable, for a worker whose part ends with it. Called by loop/saving.py.
+
+A worker waits no longer than its time, and only while all whose parts are wanted are there: a save
+that lacks one will never be a checkpoint.
+"""
+
+import time
+from collections.abc import Callable
+
+from concertina_api.errors import StorageUnavailable, TrainingFailed
+from concertina_trainer.checkpoint.publish import PartsMissing, SaveDropped
+from concertina_trainer.checkpoint.writer import Writer
+
+POLL_SECONDS = 0.1
+
+
+def never() -> bool:
+    """All whose parts are wanted stay."""
+    return False
+
+
+def await_save(
+    writer: Writer,
+    begin: Callable[[], None],
+    *,
+    step: int,
+    seconds: float,
+    gives_up: Callable[[], bool],
+) -> bool:
+    """Begin a save and wait until it has come to its end.
+
+    False when `gives_up` says first that it will not be. Raises TrainingFailed,
+    StorageUnavailable when it could not be.
+    """
+    end = time.monotonic() + seconds
+    if not _wait(writer, seconds / 2, gives_up=gives_up):
+        # What is still being written is older than this: its place in the queue is wanted.
+        writer.abandon()
+    begin()
+    done = _wait(writer, end - time.monotonic(), gives_up=gives_up)
+    if done and not writer.trouble:
+        return True
+    if gives_up():
+        return False
+    told = f"the last checkpoint (step {step}) is not saved"
+    if done:
+        error = writer.last_error
+        kind = StorageUnavailable if _is_nobodys_fault(writer, error) else TrainingFailed
+        raise kind(f"{told}: {writer.last_failure}") from error
+    if writer.waits_for_others:
+        raise TrainingFailed(f"{told}: no parts of others within {seconds:.0f} s")
+    raise StorageUnavailable(f"{told}: not within {seconds:.0f} s")
+
+
+def _wait(writer: Writer, seconds: float, *, gives_up: Callable[[], bool]) -> bool:
+    """Whether nothing is pending any more before the time is over or `gives_up` says so."""
+    end = time.monotonic() + seconds
+    while not writer.wait(min(POLL_SECONDS, max(0.0, end - time.monotonic()))):
+        if time.monotonic() >= end or gives_up():
+            return False
+    return True
+
+
+def _is_nobodys_fault(writer: Writer, error: Exception | None) -> bool:
+    """Whether a save failed for a reason that the job did not bring.
+
+    A storage that has taken saves before does not refuse one now because of the job. What a
+    peer could not save is told by the peer; but where parts are missing that nobody failed to
+    write, the pods may each have a storage of their own.
+    """
+    if isinstance(error, OSError):
+        return writer.written_at is not None
+    return isinstance(error, SaveDropped) and not isinstance(error, PartsMissing)
