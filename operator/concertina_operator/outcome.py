@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from concertina_api.v1alpha1 import (
+    Member,
     Membership,
     PodPhase,
 )
@@ -45,13 +46,7 @@ def ending(membership: Membership | None, standings: Iterable[Standing]) -> Endi
         return Ending.AWAITED
     if not membership.members or len(found) < len(last):
         return Ending.RUNNING
-    silent_success = all(
-        standing.pod.exit_code == 0
-        and not standing.is_leaving
-        and not standing.has_phase(PodPhase.LEFT)
-        for standing in found
-    )
-    return Ending.COMPLETED if silent_success else Ending.RUNNING
+    return Ending.COMPLETED if all(map(_is_silent_success, found)) else Ending.RUNNING
 
 
 def _has_finished(leader: Standing | None) -> bool:
@@ -66,14 +61,25 @@ def _will_tell(leader: Standing) -> bool:
 
 
 def _is_told(membership: Membership, by_uid: Mapping[str, Standing]) -> bool:
-    """Whether a member of the round says that the run is finished."""
+    """Whether a member of the round says that the run is finished, or has ended as if it were."""
     members = ((member, by_uid.get(member.uid)) for member in membership.members)
     return any(
-        standing is not None
-        and standing.report is not None
-        and standing.report.finished
-        and standing.report.incarnation == member.incarnation
+        standing is not None and (_says_so(standing, member) or _is_silent_success(standing))
         for member, standing in members
+    )
+
+
+def _says_so(standing: Standing, member: Member) -> bool:
+    report = standing.report
+    return report is not None and report.finished and report.incarnation == member.incarnation
+
+
+def _is_silent_success(standing: Standing) -> bool:
+    """Whether the pod has ended well; its report may be read later than that, or there is none."""
+    return (
+        standing.pod.exit_code == 0
+        and not standing.is_leaving
+        and not standing.has_phase(PodPhase.LEFT)
     )
 
 

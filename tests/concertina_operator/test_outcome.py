@@ -66,6 +66,19 @@ ENDED = {"exit_code": 0}
             id="one that does not lead says that all is finished",
         ),
         pytest.param(
+            [a_standing(0, **TRAINING), a_standing(1, pod=ENDED, **TRAINING)],
+            Ending.AWAITED,
+            id="one that does not lead has ended well, and its last report is not read yet",
+        ),
+        pytest.param(
+            [
+                a_standing(0, **TRAINING),
+                a_standing(1, pod={"exit_code": 0, "deleting": True}, **TRAINING),
+            ],
+            Ending.RUNNING,
+            id="one has ended well because it was told to end",
+        ),
+        pytest.param(
             [a_standing(0, phase=PodPhase.WAITING), a_standing(1, **FINISHED)],
             Ending.RUNNING,
             id="it says so, but the round of the leader is broken",

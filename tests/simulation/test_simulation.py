@@ -51,6 +51,7 @@ def test_no_schedule_breaks_a_promise():
         pytest.param(
             66177, id="rank 0 is lost before it has made the last checkpoint of all parts"
         ),
+        pytest.param(67262, id="pods that have ended well before their reports are read"),
         pytest.param(67639, id="max is lowered when a pod that was planned is created"),
         pytest.param(22685, id="a loss after resizes that no snapshot has outlasted"),
     ],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from concertina_api.v1alpha1 import (
     Membership,
+    PodPhase,
 )
 from concertina_trainer.rounds import watch
 
@@ -78,6 +79,13 @@ class Inbox:
         """Whether the newest membership counts on this worker."""
         newest = self.newest()
         return newest is not None and self._worker.key in watch.present(newest)
+
+    def sees_finished(self) -> bool:
+        """Whether a worker of this pod says that all is trained and saved."""
+        return any(
+            mate.status.phase is PodPhase.FINISHED and mate.status.finished
+            for mate in self._worker.agent.workers
+        )
 
     def grace_left(self) -> float | None:
         """Seconds until the pod must have ended."""

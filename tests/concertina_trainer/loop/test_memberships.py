@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from concertina_api.v1alpha1 import Member, Membership
-from concertina_trainer.agent.mailbox import Notice, put
+from concertina_api.v1alpha1 import Member, Membership, PodPhase
+from concertina_trainer.agent.mailbox import Notice, WorkerStatus, put, worker_file
 from concertina_trainer.loop.context import worker_context
 from concertina_trainer.loop.inbox import Inbox
 from concertina_trainer.loop.memberships import ROUND_SECONDS, Memberships
@@ -126,3 +126,20 @@ def test_a_joiner_waits_for_the_end_of_a_step_however_long_it_is(workplace):
     workplace.memberships.entering(2)
     workplace.inbox.time += 100 * ROUND_SECONDS
     assert not workplace.memberships.is_overtaken()
+
+
+@pytest.mark.parametrize(
+    ("status", "want"),
+    [
+        pytest.param({}, True, id="finished"),
+        pytest.param({"phase": PodPhase.TRAINING}, False, id="not at its end"),
+        pytest.param({"phase": PodPhase.LEFT}, False, id="only left"),
+        pytest.param({"finished": False}, False, id="told to stop"),
+        pytest.param({"incarnation": "2"}, False, id="another start of the pod"),
+    ],
+)
+def test_a_worker_sees_that_another_of_its_pod_is_finished(workplace, status, want):
+    told = {"incarnation": ME.incarnation, "phase": PodPhase.FINISHED, "finished": True, **status}
+    assert not workplace.inbox.sees_finished()
+    put(worker_file(workplace.mailbox, 1), WorkerStatus(local_rank=1, pid=7, **told))
+    assert workplace.inbox.sees_finished() is want

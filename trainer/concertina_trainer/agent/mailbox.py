@@ -12,6 +12,7 @@ when nothing changed.
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
 
@@ -168,6 +169,14 @@ def notice_inbox(mailbox: Path) -> Inbox[Notice]:
 def worker_file(mailbox: Path, local_rank: int) -> Path:
     """Where a worker tells what it is doing."""
     return mailbox / f"worker-{local_rank}.json"
+
+
+def worker_statuses(mailbox: Path) -> Iterator[WorkerStatus]:
+    """What the workers of the pod have told last; some may have ended, or be of earlier ones."""
+    for path in sorted(mailbox.glob("worker-*.json")):
+        status = Inbox(path, WorkerStatus).read()
+        if status is not None:
+            yield status
 
 
 def samples_file(mailbox: Path, local_rank: int) -> Path:

@@ -12,6 +12,8 @@ from concertina_trainer.checkpoint.publish import PartsMissing, SaveDropped
 from concertina_trainer.checkpoint.writer import Writer
 
 POLL_SECONDS = 0.1
+SETTLE_SECONDS = 2.0
+"""For a save that was given up to come to its end, one way or the other."""
 
 
 def never() -> bool:
@@ -38,9 +40,14 @@ def await_save(
         writer.abandon()
     begin()
     done = _wait(writer, end - time.monotonic(), gives_up=gives_up)
+    gone = gives_up()
+    if gone and not done:
+        # So that nobody makes it durable, and is not told, after the others have gone on.
+        writer.abandon()
+        done = writer.wait(SETTLE_SECONDS)
     if done and not writer.trouble:
         return True
-    if gives_up():
+    if gone:
         return False
     told = f"the last checkpoint (step {step}) is not saved"
     if done:

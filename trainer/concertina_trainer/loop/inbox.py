@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable
 
-from concertina_api.v1alpha1 import Membership
-from concertina_trainer.agent.mailbox import membership_inbox, notice_inbox
+from concertina_api.v1alpha1 import Membership, PodPhase
+from concertina_trainer.agent.mailbox import membership_inbox, notice_inbox, worker_statuses
 from concertina_trainer.loop.context import WorkerContext
 from concertina_trainer.rounds.watch import present
 
@@ -15,7 +15,8 @@ class Inbox:
     """The newest membership and notice that one worker can read."""
 
     def __init__(self, context: WorkerContext) -> None:
-        self._name = context.name
+        self._name, self._incarnation = context.name, context.incarnation
+        self._mailbox = context.mailbox
         self._memberships = membership_inbox(context.mailbox)
         self._notices = notice_inbox(context.mailbox)
 
@@ -27,6 +28,15 @@ class Inbox:
         """Whether the newest membership counts on this worker."""
         newest = self.newest()
         return newest is not None and self._name in present(newest)
+
+    def sees_finished(self) -> bool:
+        """Whether a worker of this pod says that all is trained and saved."""
+        return any(
+            status.incarnation == self._incarnation
+            and status.finished
+            and status.phase is PodPhase.FINISHED
+            for status in worker_statuses(self._mailbox)
+        )
 
     def now(self) -> float:
         """In seconds of time.monotonic(), as the notice counts."""

@@ -44,6 +44,7 @@ class Rounds:
             timeout_seconds=float(equipment.spec.failure_policy.arbiter_timeout_seconds),
             announce=self._announce,
         )
+        self._inbox = equipment.inbox
         self._loader = equipment.loader
         self._aim = equipment.aim
         self._reached = reached
@@ -61,6 +62,9 @@ class Rounds:
     def settle(self) -> bool:
         """Be in a round to train in; False when this worker's part is over."""
         while self.ending is None:
+            if self._is_over_for_others():
+                self.end(Ending.FINISHED)
+                break
             membership = self._due()
             if membership is None:
                 return self.ending is None
@@ -161,6 +165,14 @@ class Rounds:
         assert self.world is not None
         groups, progress = self.world.live.groups, self._keeper.progress
         self._aim(progress.samples, progress.global_batch_size, groups.rank, groups.world_size)
+
+    def _is_over_for_others(self) -> bool:
+        """Whether this worker gave up to wait for the last checkpoint, and it was durable after all.
+
+        Another worker of its pod has seen that and has ended, so no round can be entered any more.
+        """
+        is_finished = self.world is None and self._pacing.is_finished(self._keeper.progress)
+        return is_finished and self._inbox.sees_finished()
 
     def _misses_somebody(self) -> bool:
         """Whether a newer membership does not count on all workers of the present round."""
