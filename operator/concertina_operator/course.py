@@ -116,19 +116,8 @@ def completed(situation: Situation) -> Course:
     )
 
 
-def awaited(situation: Situation) -> Course:
-    """A member is done, and so will the leader be: nobody is missed, and nobody is needed."""
-    message = "members are finished, the leader has yet to say so"
-    return Course(
-        state="Finishing",
-        message=message,
-        next=NextRound(membership=situation.membership, reason=RoundReason.STEADY, message=message),
-        wanted=situation.before.pods.wanted,
-    )
-
-
 def finishing(situation: Situation) -> Course:
-    """The leader is finished: all exit; who does not in time is deleted."""
+    """All is trained and saved: all exit; who does not in time is deleted."""
     assert situation.membership is not None
     following = concluded(situation.membership, number=situation.number)
     limit = timedelta(seconds=situation.spec.scaling.leave_deadline_seconds)

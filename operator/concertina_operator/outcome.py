@@ -1,10 +1,11 @@
 """Decides how far a job is from its end. Called by plan.py.
 
-Pure: no I/O, no clock. Completed: a leader reports that the run is finished and every other
-member of the last round has ended; without such a report, all members ended with 0.
+Pure: no I/O, no clock. Completed: a worker's pod reports that the run is finished, which it does
+when the last checkpoint is durable, and every other member of the last round has ended. The exit
+codes of pods alone say nothing: who leaves ends with 0, too.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from enum import StrEnum
 
 from concertina_api.v1alpha1 import (
@@ -19,10 +20,8 @@ class Ending(StrEnum):
     """How far a job is from its end."""
 
     RUNNING = "Running"
-    AWAITED = "Awaited"
-    """A member says that the run is finished; the leader, who made it durable, has yet to."""
     FINISHING = "Finishing"
-    """All samples are consumed; members are still exiting."""
+    """All samples are consumed, and all is saved; members are still exiting."""
     COMPLETED = "Completed"
 
 
@@ -32,54 +31,25 @@ def ending(membership: Membership | None, standings: Iterable[Standing]) -> Endi
         return Ending.RUNNING
     by_uid = {standing.pod.uid: standing for standing in standings}
     last = membership.members or membership.leaving
-    found = [by_uid[member.uid] for member in last if member.uid in by_uid]
     leader = by_uid.get(last[0].uid) if last else None
-    finished = _has_finished(leader)
-    # Who is finished knows that the last checkpoint is durable: nobody else can spoil it.
-    if not finished and any(_has_failed(standing) for standing in found):
+    # The leader's program may go on after the training, and its failure then is the job's.
+    if leader is not None and _has_failed(leader):
         return Ending.RUNNING
-    if finished and all(_is_done(standing) for standing in found):
-        return Ending.COMPLETED
-    if finished:
-        return Ending.FINISHING
-    if leader is not None and _will_tell(leader) and _is_told(membership, by_uid):
-        return Ending.AWAITED
-    if not membership.members or len(found) < len(last):
+    named = (*membership.members, *membership.leaving)
+    if not any(_says_so(by_uid.get(member.uid), member) for member in named):
         return Ending.RUNNING
-    return Ending.COMPLETED if all(map(_is_silent_success, found)) else Ending.RUNNING
+    found = (by_uid[member.uid] for member in last if member.uid in by_uid)
+    return Ending.COMPLETED if all(map(_is_done, found)) else Ending.FINISHING
 
 
-def _has_finished(leader: Standing | None) -> bool:
-    if leader is None or leader.report is None or _has_failed(leader):
-        return False
-    return leader.report.finished
-
-
-def _will_tell(leader: Standing) -> bool:
-    """Whether the leader is in its round: it will say that the run is finished, or that it broke."""
-    return leader.is_alive and not leader.is_ending and leader.has_phase(PodPhase.TRAINING)
-
-
-def _is_told(membership: Membership, by_uid: Mapping[str, Standing]) -> bool:
-    """Whether a member of the round says that the run is finished, or has ended as if it were."""
-    members = ((member, by_uid.get(member.uid)) for member in membership.members)
-    return any(
-        standing is not None and (_says_so(standing, member) or _is_silent_success(standing))
-        for member, standing in members
-    )
-
-
-def _says_so(standing: Standing, member: Member) -> bool:
-    report = standing.report
-    return report is not None and report.finished and report.incarnation == member.incarnation
-
-
-def _is_silent_success(standing: Standing) -> bool:
-    """Whether the pod has ended well; its report may be read later than that, or there is none."""
+def _says_so(standing: Standing | None, member: Member) -> bool:
+    """Whether a pod says that the run is finished; it was in the round as what it is now."""
     return (
-        standing.pod.exit_code == 0
-        and not standing.is_leaving
-        and not standing.has_phase(PodPhase.LEFT)
+        standing is not None
+        and standing.report is not None
+        and standing.report.finished
+        and standing.report.incarnation == member.incarnation
+        and not _has_failed(standing)
     )
 
 

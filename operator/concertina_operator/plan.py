@@ -69,8 +69,6 @@ def _course(situation: Situation) -> Course:
             return courses.completed(situation)
         case Ending.FINISHING:
             return courses.finishing(situation)
-        case Ending.AWAITED:
-            return courses.awaited(situation)
         case Ending.RUNNING:
             pass
     if spec.suspend:

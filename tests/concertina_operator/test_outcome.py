@@ -62,13 +62,13 @@ ENDED = {"exit_code": 0}
         ),
         pytest.param(
             [a_standing(0, **TRAINING), a_standing(1, pod=ENDED, **FINISHED)],
-            Ending.AWAITED,
+            Ending.FINISHING,
             id="one that does not lead says that all is finished",
         ),
         pytest.param(
             [a_standing(0, **TRAINING), a_standing(1, pod=ENDED, **TRAINING)],
-            Ending.AWAITED,
-            id="one that does not lead has ended well, and its last report is not read yet",
+            Ending.RUNNING,
+            id="one that does not lead has ended with 0, and has not said that it is finished",
         ),
         pytest.param(
             [
@@ -80,8 +80,8 @@ ENDED = {"exit_code": 0}
         ),
         pytest.param(
             [a_standing(0, phase=PodPhase.WAITING), a_standing(1, **FINISHED)],
-            Ending.RUNNING,
-            id="it says so, but the round of the leader is broken",
+            Ending.FINISHING,
+            id="it says so, and the round of the leader is broken",
         ),
         pytest.param(
             [a_standing(0, **TRAINING), a_standing(1, **FINISHED, incarnation="i9")],
@@ -118,8 +118,8 @@ ENDED = {"exit_code": 0}
         ),
         pytest.param(
             [Standing(pod=a_pod(0, exit_code=0)), Standing(pod=a_pod(1, exit_code=0))],
-            Ending.COMPLETED,
-            id="scripts without reports that all end with 0",
+            Ending.RUNNING,
+            id="all end with 0, and nobody has said that it is finished",
         ),
         pytest.param([Standing(pod=a_pod(0, exit_code=0))], Ending.RUNNING, id="not all of them"),
         pytest.param(

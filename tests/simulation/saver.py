@@ -25,8 +25,8 @@ class Saver:
         self._workers = frozenset[str]()
         self._last = worker.kernel.now
         self._pending = 0
-        self._failed: Any = None
-        """The newest that was not made durable, for want of others' parts."""
+        self._dropped: dict[int, Any] = {}
+        """Those that come to nothing, by id."""
 
     def enter(self, membership: Membership, *, rank: int) -> None:
         """From now on saves belong to this round."""
@@ -55,13 +55,12 @@ class Saver:
 
     def save_with_others(self, holding: Any, *, gives_up: Callable[[], bool]) -> bool:
         """Write the part and wait until all know that the checkpoint is durable."""
+        if gives_up():
+            return False
         storage, state = self._worker.world.storage, holding.tensors["state"]
         return self._await(
             holding,
-            until=lambda: (
-                not self._pending
-                and (holding.rank == 0 or (storage.latest, storage.round) == (state, holding.round))
-            ),
+            until=lambda: (storage.latest, storage.round) == (state, holding.round),
             gives_up=gives_up,
         )
 
@@ -71,19 +70,23 @@ class Saver:
         worker = self._worker
         self.save(holding)
         end = worker.kernel.now + self.final_seconds
-        while not until():
+        while id(holding) in self._dropped or not until():
             if gives_up():
+                self._dropped[id(holding)] = holding
                 return False
-            if worker.kernel.now > end:
+            if id(holding) in self._dropped:
                 raise TrainingFailed(f"the last checkpoint (step {holding.step}) is not saved")
+            # Storage never fails here, so nobody's part is late.
+            worker.world.judge.check(
+                worker.kernel.now < end, f"{worker.name} waits in vain for a last checkpoint"
+            )
             worker.process.pause(0.5)
-        if self._failed is holding:
-            raise TrainingFailed(f"the last checkpoint (step {holding.step}) lacks parts")
         return True
 
     def _written(self, holding: Any) -> None:
         worker, storage = self._worker, self._worker.world.storage
-        if worker.process.dead:
+        if worker.process.dead or id(holding) in self._dropped:
+            self._pending -= 1
             return
         if worker.process.frozen:
             worker.kernel.after(1.0, self._written, holding)
@@ -97,15 +100,16 @@ class Saver:
     def _collect(self, holding: Any, ranks: Mapping[int, None], end: float) -> None:
         """The one of rank 0 waits for all parts, then moves `latest`; others are done."""
         worker = self._worker
-        if worker.process.dead:
-            return
-        if holding.rank == 0 and (len(ranks) < holding.world_size or worker.process.frozen):
-            if worker.kernel.now < end:
-                worker.kernel.after(0.3, self._collect, holding, ranks, end)
-                return
-            self._failed = holding
-        elif holding.rank == 0 and worker.inbox.names_me() and not self._is_old(holding):
-            worker.world.publishes(holding.tensors["state"], worker, round_=holding.round)
+        if holding.rank == 0 and not worker.process.dead and id(holding) not in self._dropped:
+            if len(ranks) < holding.world_size or worker.process.frozen:
+                if worker.kernel.now < end:
+                    worker.kernel.after(0.3, self._collect, holding, ranks, end)
+                    return
+                self._dropped[id(holding)] = holding
+            elif worker.inbox.names_me() and not self._is_old(holding):
+                worker.world.publishes(holding.tensors["state"], worker, round_=holding.round)
+            else:
+                self._dropped[id(holding)] = holding
         self._pending -= 1
 
     def _is_old(self, holding: Any) -> bool:

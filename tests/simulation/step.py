@@ -124,5 +124,5 @@ class Step:
         snapshots.after_step(agreed.held, seconds=self._world.step_seconds, slots=1)
         if agreed.snapshot:
             snapshots.take(self._keeper.hold())
-        if agreed.checkpoint:
+        if agreed.checkpoint and not self._world.pacing.is_finished(self._keeper.progress):
             worker.saver.save(self._keeper.hold())

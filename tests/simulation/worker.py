@@ -17,6 +17,7 @@ from concertina_api.v1alpha1 import (
     PodPhase,
 )
 from concertina_trainer.agent.mailbox import WorkerStatus
+from concertina_trainer.causes import account_of
 from concertina_trainer.loop.ending import Ending
 from concertina_trainer.loop.rounds import Rounds
 from concertina_trainer.rounds.transport import is_broken
@@ -100,7 +101,7 @@ class Worker:
         except ConcertinaError as error:
             self.kernel.say(f"{self.name}: fails: {error}")
             self.world.judge.check("must be equal" not in str(error), f"{self.name}: {error}")
-            self._fail(str(error), FailureCause.INFRASTRUCTURE)
+            self._fail(str(error), account_of(error).cause)
         except UserError:
             self._fail("the user's code is wrong", FailureCause.EXCEPTION)
         if not self.process.dead:

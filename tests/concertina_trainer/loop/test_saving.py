@@ -6,6 +6,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -15,6 +16,7 @@ from concertina_trainer.causes import account_of
 from concertina_trainer.checkpoint import publish
 from concertina_trainer.checkpoint.format import origin
 from concertina_trainer.checkpoint.interval import FIRST_SECONDS, daly
+from concertina_trainer.checkpoint.save import Saves
 from concertina_trainer.checkpoint.writer import Writer
 from concertina_trainer.loop.context import worker_context
 from concertina_trainer.loop.saving import Saver, checkpoint_location
@@ -359,8 +361,21 @@ def test_a_part_of_who_gave_up_stays_for_the_leader(saver_of):
     assert leader.last.step == 5
 
 
-def test_a_leader_that_makes_nothing_durable_in_time_is_not_the_jobs_fault(saver_of):
+def test_a_leader_that_makes_nothing_durable_in_time_is_left_to_the_next_round(saver_of):
     peer = saver_of(pods=2, rank=1, grace=1.0)
+    assert not peer.save_with_others(holding(5, rank=1, world_size=2), gives_up=steadfast)
 
-    with pytest.raises(StorageUnavailable, match=r"\(step 5\) is not saved: not within 1 s"):
-        peer.save_with_others(holding(5, rank=1, world_size=2), gives_up=steadfast)
+
+def test_what_was_durable_when_a_newer_round_came_is_durable(saver_of, monkeypatch):
+    swept = Event()
+    monkeypatch.setattr(Saves, "sweep", lambda *_, **__: swept.wait(60) and None)
+    leader = saver_of()
+
+    assert leader.save_with_others(holding(5), gives_up=lambda: leader.last is not None)
+    swept.set()
+
+
+def test_no_save_is_begun_in_a_round_that_is_over(saver_of):
+    saver = saver_of()
+    assert not saver.save_with_others(holding(5), gives_up=lambda: True)
+    assert not saver.storage.path.exists()

@@ -2,7 +2,7 @@
 
     membership.json      agent -> workers   the newest membership, as the agent received it
     notice.json          agent -> workers   the pod must end; by when
-    worker-<local>.json  worker -> agent    what the worker is doing
+    worker-<local>.json  worker -> agent    what the worker is doing; other workers look for its end
     worker-<local>.samples  worker -> agent  which samples it works on (under_way.py)
 
 Every .json file is replaced by rename, so a reader sees the old or the new one, never a part. A file

@@ -7,6 +7,7 @@ is moved, and which failed saves are still to be cleared away.
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -133,15 +134,13 @@ class Saves:
             seconds=time.monotonic() - save.begun,
         )
 
-    def await_others(self, save: Save) -> None:
-        """Wait until the leader has made the parts of all ranks a checkpoint.
+    def await_published(self, save: Save) -> None:
+        """Wait until the leader has made a checkpoint of the parts of all ranks.
 
-        Raises SaveDropped.
+        Who called for it says for how long. Raises SaveDropped.
         """
         pause = publish.patience(
-            deadline_seconds=self._deadline_seconds,
-            sleep=save.abandoned.wait,
-            check=save.proceed,
+            deadline_seconds=math.inf, sleep=save.abandoned.wait, check=save.proceed
         )
         publish.await_latest(self._storage, identity=save.identity, pause=pause)
 

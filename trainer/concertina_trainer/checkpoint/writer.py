@@ -80,11 +80,21 @@ class Writer:
         return "" if error is None else f"{type(error).__name__}: {error}"
 
     @property
-    def waits_for_others(self) -> bool:
+    def waits_for_parts(self) -> bool:
         """Whether the leader's oldest save that has not ended lacks nothing but others' parts."""
-        with self._changed:
-            oldest = self._unfinished[0] if self._unfinished else None
-        return oldest is not None and oldest.leads and oldest.written.is_set()
+        return self._waits_for_others(leads=True)
+
+    @property
+    def waits_for_leader(self) -> bool:
+        """Whether of the oldest save that has not ended this worker's part is there."""
+        return self._waits_for_others(leads=False)
+
+    def has_published_since(self, moment: float) -> bool:
+        """Whether a state that was copied after a moment of time.monotonic() is durable.
+
+        Sooner than that nothing is pending: older checkpoints are removed after it.
+        """
+        return self.newest is not None and self.newest.begun >= moment
 
     @property
     def trouble(self) -> str:
@@ -159,6 +169,11 @@ class Writer:
                 logger.warning("%s does not answer: leaving it", self._storage.location)
             self._thread = None
 
+    def _waits_for_others(self, *, leads: bool) -> bool:
+        with self._changed:
+            oldest = self._unfinished[0] if self._unfinished else None
+        return oldest is not None and oldest.leads is leads and oldest.written.is_set()
+
     def _put(self, work: Callable[[], None]) -> None:
         if self._thread is None:
             # A daemon: a process that must end does not wait for storage.
@@ -196,7 +211,7 @@ class Writer:
             self.newest = self._saves.publish(save)
             self._saves.sweep()
         elif save.with_others and not save.leads:
-            self._saves.await_others(save)
+            self._saves.await_published(save)
 
     def _fail(self, save: Save, error: Exception) -> None:
         self.failures += 1

@@ -1,7 +1,7 @@
 """Waits until a state is durable, for a worker whose part ends with it. Called by loop/saving.py.
 
-A worker waits no longer than its time, and only while all whose parts are wanted are there: a save
-that lacks one will never be a checkpoint.
+A worker waits no longer than its time, and only while the round of the save lasts: when somebody
+is gone, the save may lack a part for ever.
 """
 
 import time
@@ -12,7 +12,7 @@ from concertina_trainer.checkpoint.publish import PartsMissing, SaveDropped
 from concertina_trainer.checkpoint.writer import Writer
 
 POLL_SECONDS = 0.1
-SETTLE_SECONDS = 2.0
+DROP_SECONDS = 2.0
 """For a save that was given up to come to its end, one way or the other."""
 
 
@@ -31,30 +31,33 @@ def await_save(
 ) -> bool:
     """Begin a save and wait until it has come to its end.
 
-    False when `gives_up` says first that it will not be. Raises TrainingFailed,
-    StorageUnavailable when it could not be.
+    False when `gives_up` says first that it will not be, or the leader does not make a checkpoint
+    of it in time. Raises TrainingFailed, StorageUnavailable when it could not be.
     """
     end = time.monotonic() + seconds
     if not _wait(writer, seconds / 2, gives_up=gives_up):
         # What is still being written is older than this: its place in the queue is wanted.
         writer.abandon()
+    if gives_up():
+        return False
+    started = time.monotonic()
     begin()
     done = _wait(writer, end - time.monotonic(), gives_up=gives_up)
     gone = gives_up()
     if gone and not done:
         # So that nobody makes it durable, and is not told, after the others have gone on.
         writer.abandon()
-        done = writer.wait(SETTLE_SECONDS)
-    if done and not writer.trouble:
+        done = writer.wait(DROP_SECONDS)
+    if (done and not writer.trouble) or writer.has_published_since(started):
         return True
-    if gone:
+    if gone or (not done and writer.waits_for_leader):
         return False
     told = f"the last checkpoint (step {step}) is not saved"
     if done:
         error = writer.last_error
         kind = StorageUnavailable if _is_nobodys_fault(writer, error) else TrainingFailed
         raise kind(f"{told}: {writer.last_failure}") from error
-    if writer.waits_for_others:
+    if writer.waits_for_parts:
         raise TrainingFailed(f"{told}: no parts of others within {seconds:.0f} s")
     raise StorageUnavailable(f"{told}: not within {seconds:.0f} s")
 

@@ -1,4 +1,4 @@
-"""What a worker is told from outside: memberships, and the notice that its pod must end."""
+"""What a worker is told from outside: memberships, when its pod must end, what its mates do."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ POLL_SECONDS = 0.005
 
 
 class Inbox:
-    """The newest membership and notice that one worker can read."""
+    """What one worker can read in the mailbox of its pod."""
 
     def __init__(self, context: WorkerContext) -> None:
         self._name, self._incarnation = context.name, context.incarnation

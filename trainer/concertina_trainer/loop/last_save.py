@@ -17,7 +17,7 @@ from threading import Thread
 from concertina_api.errors import TrainingFailed
 from concertina_trainer.checkpoint.claims import claim, is_whole, newest_first
 from concertina_trainer.checkpoint.format import Identity
-from concertina_trainer.checkpoint.publish import SaveDropped
+from concertina_trainer.checkpoint.publish import SaveDropped, named, read_latest
 from concertina_trainer.checkpoint.storage import Storage
 from concertina_trainer.loop.saving import Saver
 from concertina_trainer.sharding.state import Holding
@@ -101,6 +101,8 @@ class _Survivor:
 
     def _agree(self) -> list[Holding]:
         states = newest_first(identity for identity, _ in (*self.own, *self.kept))
+        if states and named(read_latest(self.storage)) == states[0].folder:
+            return []  # it is durable already
         mine = self._claim(self.own)
         if not self._wait(states[:1]):
             mine |= self._claim(self.kept)

@@ -134,20 +134,20 @@ class Rounds:
     def finish(self) -> None:
         """All samples are consumed: save the last state with the others of the round, and end.
 
-        When one of them is lost meanwhile, the members of the next round do so.
+        Where there is a newer round before that is done, its members do so.
         """
         self._reached(LAST_SAVE)
-        if self._saver.save_with_others(self._keeper.hold(), gives_up=self._misses_somebody):
+        if self._saver.save_with_others(self._keeper.hold(), gives_up=self._is_round_over):
             self.end(Ending.FINISHED)
         else:
-            self.broke(RoundFailed("somebody was lost before the last state was saved"))
+            self.broke(RoundFailed("the others did not save the last state with this worker"))
 
     def end(self, ending: Ending) -> None:
         """This worker's part is over."""
         self.ending = ending
         phase = PodPhase.FINISHED if ending is Ending.FINISHED else PodPhase.LEFT
-        finished = self._pacing.is_finished(self._keeper.progress)
-        self._reporter.ended(phase, finished=finished)
+        is_at_end = self._pacing.is_finished(self._keeper.progress)
+        self._reporter.ended(phase, finished=ending is Ending.FINISHED and is_at_end)
 
     def stop(self) -> None:
         """Watch no longer and let go of the round."""
@@ -170,14 +170,25 @@ class Rounds:
         """Whether this worker gave up to wait for the last checkpoint, and it was durable after all.
 
         Another worker of its pod has seen that and has ended, so no round can be entered any more.
+        In a round without members that word means less: each has saved its own part.
         """
-        is_finished = self.world is None and self._pacing.is_finished(self._keeper.progress)
-        return is_finished and self._inbox.sees_finished()
-
-    def _misses_somebody(self) -> bool:
-        """Whether a newer membership does not count on all workers of the present round."""
         newest = self._memberships.newer()
-        return newest is not None and not self._saver.expects_all_of(newest)
+        return (
+            self.world is None
+            and (newest is None or bool(newest.members))
+            and self._pacing.is_finished(self._keeper.progress)
+            and self._inbox.sees_finished()
+        )
+
+    def _is_round_over(self) -> bool:
+        """Whether others may wait in a newer round, or somebody of this one is gone.
+
+        A last save that all take part in goes on when they are told to stop.
+        """
+        newest = self._memberships.newer()
+        return newest is not None and (
+            bool(newest.members) or not self._saver.expects_all_of(newest)
+        )
 
     def _due(self) -> Membership | None:
         """The membership to enter now; None to go on training in the present round."""

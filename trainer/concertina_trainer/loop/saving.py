@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 FINAL_SAVE_SECONDS = 600.0
 """How long a worker that is done waits for its last checkpoint; its agent may end it before."""
 LEADER_FIRST_SECONDS = 30.0
-"""So much longer the others wait, for the leader knows best what kept it."""
+"""So much longer the others wait for it: it fails first, and can tell why."""
 MAX_ORIGINS = 16
 """Of so many rounds the workers are known, whose states may be held or in snapshots."""
 RETRY_SECONDS = 30.0
@@ -218,7 +218,8 @@ class Saver:
         """Save as all workers of the round do, and wait until the checkpoint is durable.
 
         Nobody may end before: everybody holds a part of the state. False when `gives_up` says
-        first that somebody is gone whose part is wanted. Raises as `save_now`.
+        first that others do not take part any more, or the leader takes too long: then another
+        round is wanted. Raises as `save_now`.
         """
         return self._await(holding, gives_up=gives_up, with_others=True)
 

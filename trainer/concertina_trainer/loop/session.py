@@ -193,7 +193,8 @@ class Session:
         if result.agreement.snapshot and result.skipped is None:
             self._snapshots.take(self.keeper.hold())
         self._saver.stepped(step.seconds, slots=step.slots)
-        if result.agreement.checkpoint:
+        # The last state is saved apart, for all wait until that is durable.
+        if result.agreement.checkpoint and not self._pacing.is_finished(self.progress):
             self._saver.save(self.keeper.hold())
         self._rounds.paused()
 

@@ -11,7 +11,7 @@ POINTS = ("greet", "open", "exchange", "build", "done", "commit", "begin")
 SNAPSHOT_POINTS = ("snapshot", "copied", "sent", "complete")
 """Those of a snapshot; "copied" and "sent" are reached by its thread."""
 LAST_SAVE = "last save"
-"""All samples are consumed, and nothing is durable yet of the last state."""
+"""All samples are consumed, and the last state is about to be saved."""
 
 
 def ignore(point: str) -> None:
