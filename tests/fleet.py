@@ -70,14 +70,16 @@ class Fleet:
                 pod.process.kill()
             pod.process.join()
 
-    def start(self, *names: str, kill_at: tuple[int, str] | None = None) -> None:
-        """Start workers; `kill_at` (round, point) ends them there by SIGKILL."""
+    def start(
+        self, *names: str, kill_at: tuple[int, str] | None = None, by: int = signal.SIGKILL
+    ) -> None:
+        """Start workers; `kill_at` (round, point) sends them a signal there."""
         from torch.distributed import TCPStore
 
         for name in names:
             mailbox = self.folder / "pods" / name
             mailbox.mkdir(parents=True)
-            process = spawn(work, self.document, name, str(mailbox), str(self.folder), kill_at)
+            process = spawn(work, self.document, name, str(mailbox), str(self.folder), kill_at, by)
             store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
             self.pods[name] = Pod(name=name, mailbox=mailbox, process=process, store=store)
         self.wait_phase(names, PodPhase.WARM)
@@ -198,6 +200,7 @@ def work(
     mailbox: str,
     run_dir: str,
     kill_at: tuple[int, str] | None,
+    by: int,
 ) -> None:
     """Body of a worker process."""
     import logging
@@ -230,7 +233,7 @@ def work(
     def reached(point: str) -> None:
         counts[point] = counts.get(point, 0) + 1
         if kill_at == (counts[point], point):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
 
     try:
         task = load_task(job.spec)

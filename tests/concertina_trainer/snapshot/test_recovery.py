@@ -1,8 +1,12 @@
 """Losses that are made good from neighbours' memory, with real workers that are killed."""
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 
-from concertina_api.v1alpha1 import Intent
+from concertina_api.v1alpha1 import Intent, PodPhase
 from concertina_trainer.checkpoint.reader import find
 from concertina_trainer.rounds.phases import LAST_SAVE, POINTS, SNAPSHOT_POINTS
 from tests.fleet import Fleet
@@ -31,6 +35,10 @@ def wait_snapshot(fleet, leader, *, after=0):
         return status.snapshot is not None and (status.snapshot.step or 0) > after
 
     fleet.wait(complete, f"a snapshot after step {after}")
+
+
+def is_stopped(pid):
+    return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def stop(fleet, members):
@@ -239,3 +247,20 @@ def test_a_loss_before_the_last_checkpoint_is_whole_costs_steps_and_no_state(tmp
         last = fleet.samples_of_steps()[-1]
     checkpoint = find(tmp_path / "checkpoints", job="tiny")
     assert checkpoint.manifest.identity.samples == sum(last) == 160
+
+
+def test_a_round_that_begins_before_the_last_checkpoint_is_whole_saves_it(tmp_path):
+    with Fleet(tmp_path, long_job(samples=160)) as fleet:
+        fleet.start("a", "joiner")
+        fleet.start("b", kill_at=(1, LAST_SAVE), by=signal.SIGSTOP)
+        fleet.publish(["a", "b"])
+        stopped = fleet.pods["b"].process.pid
+        fleet.wait(lambda: is_stopped(stopped), "b stops before its last save")
+        fleet.publish(["a", "b", "joiner"])
+        fleet.wait_phase(["a"], PodPhase.WAITING)
+        os.kill(stopped, signal.SIGCONT)
+        fleet.wait_end("a", "b", "joiner")
+
+    checkpoint = find(tmp_path / "checkpoints", job="tiny")
+    assert checkpoint.manifest.identity.samples == 160
+    assert checkpoint.manifest.identity.world_size == 3
