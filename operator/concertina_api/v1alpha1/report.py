@@ -196,7 +196,7 @@ class Report(Model):
     slow: Annotated[tuple[Name, ...], Field(max_length=8)] = ()
     """Pods whose workers the others wait for; the leader tells it."""
     finished: bool = False
-    """The run has consumed all its samples."""
+    """The run has consumed all its samples, and its last state is saved where any can be."""
     state_bytes: Count | None = None
     """Bytes of parameters and optimizer state on one worker."""
     peak_bytes: Count | None = None
