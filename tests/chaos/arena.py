@@ -70,25 +70,26 @@ def play(
                 ends.remove((end, stack))
                 stack.close()
             if waiting and _is_due(waiting[0], hits, arena, now=now - began):
-                strike = waiting.pop(0)
+                strike, tried_since = waiting[0], tried_since or now
                 stack = everything.enter_context(ExitStack())
-                try:
-                    what = stack.enter_context(apply(strike))
-                except Missed as missed:
-                    tried_since = tried_since or now
-                    if now - tried_since < PATIENCE_SECONDS and not arena.is_over():
-                        waiting.insert(0, strike)
-                    else:
-                        tried_since = 0.0
-                        what = f"(missed: {missed})"
-                        hits.append(Hit(strike=strike, at=now - began, what=what, missed=True))
-                    time.sleep(POLL_SECONDS)  # for somebody to come
-                    continue
-                tried_since = 0.0
-                hits.append(Hit(strike=strike, at=now - began, what=what))
-                ends.append((time.monotonic() + strike.seconds, stack))
+                what, missed = _attempt(strike, apply, stack)
+                somebody_may_come = now - tried_since < PATIENCE_SECONDS and not arena.is_over()
+                if not (missed and somebody_may_come):
+                    hits.append(Hit(strike=strike, at=now - began, what=what, missed=missed))
+                    waiting.pop(0)
+                    tried_since = 0.0
+                if not missed:
+                    ends.append((time.monotonic() + strike.seconds, stack))
             time.sleep(POLL_SECONDS)  # the run itself
     return hits
+
+
+def _attempt(strike: Strike, apply: Apply, stack: ExitStack) -> tuple[str, bool]:
+    """What was struck, or why nothing was, and whether it missed; `stack` undoes it."""
+    try:
+        return stack.enter_context(apply(strike)), False
+    except Missed as missed:
+        return f"(missed: {missed})", True
 
 
 def _is_due(strike: Strike, hits: Sequence[Hit], arena: Arena, *, now: float) -> bool:
