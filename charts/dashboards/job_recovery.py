@@ -83,11 +83,12 @@ def recovery(made: dashboard.Dashboard) -> dashboard.Dashboard:
                 one("concertina_job_infrastructure_failures_total"), "failures of infrastructure"
             ),
             query_now(counted("concertina_snapshot_failures_total"), "failed snapshots"),
+            query_now(counted("concertina_checkpoint_failures_total"), "failed checkpoints"),
             query_now(one("concertina_job_avoided_nodes"), "nodes avoided now"),
             query_now(one("concertina_slow_pods"), "slow pods now"),
             description="Since the job was created: steps that were done and run again, losses that"
-            " training survived, failures that nobody's code had caused. Snapshots that failed in the"
-            " chosen time, and the nodes and pods that are in the way now.",
+            " training survived, failures that nobody's code had caused. Snapshots and checkpoints that"
+            " failed in the chosen time, and the nodes and pods that are in the way now.",
             unit=units.Number,
             decimals=0,
         )

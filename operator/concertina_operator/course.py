@@ -129,7 +129,7 @@ def finishing(situation: Situation) -> Course:
     )
     return Course(
         state="Finishing",
-        message="all samples are consumed, members exit",
+        message="all samples are consumed and the last state is saved, members exit",
         next=following,
         pods=PodChanges(delete=slow if left <= timedelta(0) else ()),
         wanted=situation.before.pods.wanted,

@@ -31,9 +31,8 @@ def ending(membership: Membership | None, standings: Iterable[Standing]) -> Endi
         return Ending.RUNNING
     by_uid = {standing.pod.uid: standing for standing in standings}
     last = membership.members or membership.leaving
-    leader = by_uid.get(last[0].uid) if last else None
     # The leader's program may go on after the training, and its failure then is the job's.
-    if leader is not None and _has_failed(leader):
+    if last and _has_failed_since(by_uid.get(last[0].uid), last[0]):
         return Ending.RUNNING
     named = (*membership.members, *membership.leaving)
     if not any(_says_so(by_uid.get(member.uid), member) for member in named):
@@ -51,6 +50,15 @@ def _says_so(standing: Standing | None, member: Member) -> bool:
         and standing.report.incarnation == member.incarnation
         and not _has_failed(standing)
     )
+
+
+def _has_failed_since(standing: Standing | None, member: Member) -> bool:
+    """Whether a member has failed, or its workers were started anew because they had."""
+    if standing is None:
+        return False
+    report = standing.report
+    is_anew = report is not None and report.incarnation != member.incarnation
+    return _has_failed(standing) or (is_anew and not standing.is_leaving)
 
 
 def _has_failed(standing: Standing) -> bool:

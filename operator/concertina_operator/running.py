@@ -5,6 +5,7 @@ pods around it, and the back-off after failures.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -199,15 +200,25 @@ def _next_round(
         entry.is_alive and not entry.is_leaving and not entry.is_warm
         for entry in situation.standings
     )
+    there = situation.there
+    if there.here and _is_trained(situation):
+        # Who joins now would only have the others begin the last checkpoint anew.
+        there = replace(there, newcomers=())
     return next_round(
         situation.membership,
-        situation.there,
+        there,
         pods=situation.spec.pods,
         wanted=situation.size.wanted,
         number=situation.number,
         arbitrated=verdict.lost if verdict is not None and verdict.renews else None,
         may_wait=more_may_come and waiting_for < situation.ready_deadline,
     )
+
+
+def _is_trained(situation: Situation) -> bool:
+    """Whether all samples are consumed, as far as the operator knows how many there are."""
+    total = situation.spec.samples
+    return total is not None and situation.status.progress.samples >= total
 
 
 def _excluded(verdict: Verdict | None) -> frozenset[str]:

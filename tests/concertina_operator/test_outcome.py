@@ -104,6 +104,11 @@ ENDED = {"exit_code": 0}
             id="the leader failed after all",
         ),
         pytest.param(
+            [a_standing(0, phase=PodPhase.STARTING, incarnation="i9"), a_standing(1, **FINISHED)],
+            Ending.RUNNING,
+            id="the leader failed after all and is started anew",
+        ),
+        pytest.param(
             [a_standing(0, **TRAINING), a_standing(1, pod={"exit_code": 1}, **TRAINING)],
             Ending.RUNNING,
             id="the other failed",
@@ -120,15 +125,6 @@ ENDED = {"exit_code": 0}
             [Standing(pod=a_pod(0, exit_code=0)), Standing(pod=a_pod(1, exit_code=0))],
             Ending.RUNNING,
             id="all end with 0, and nobody has said that it is finished",
-        ),
-        pytest.param([Standing(pod=a_pod(0, exit_code=0))], Ending.RUNNING, id="not all of them"),
-        pytest.param(
-            [
-                a_standing(0, pod={"exit_code": 0}, phase=PodPhase.LEFT),
-                Standing(pod=a_pod(1, exit_code=0)),
-            ],
-            Ending.RUNNING,
-            id="one of them has only left",
         ),
     ],
 )

@@ -35,6 +35,17 @@ def test_a_finished_leader_sends_the_others_home():
     assert says(cluster, "Completed") == ("True", "Finished")
 
 
+@pytest.mark.parametrize(("trained", "want"), [(992, names(0, 1)), (1000, names(0))])
+def test_nobody_joins_once_all_samples_are_trained(trained, want):
+    cluster = a_cluster(samples=1000)
+    cluster.ask(64)
+    for _ in range(3):  # a pod is created, starts, and is warm
+        cluster.act()
+        cluster.pods["tiny-lm-0"].progress["samples"] = trained
+        cluster.reconcile()
+    assert cluster.members == want
+
+
 def test_finished_pods_that_do_not_exit_are_deleted_after_the_leave_deadline():
     cluster = a_cluster(effective=64)
     for pod in cluster.pods.values():

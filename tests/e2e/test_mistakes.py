@@ -70,6 +70,36 @@ def test_an_exception_of_the_task_fails_the_job_after_the_backoff_limit(tmp_path
     assert run.summary()["outcome"] == "failed"
 
 
+SCRIPT = """
+from concertina_trainer import session
+from tests.tasks import TinyTask
+
+task = TinyTask()
+with session("job.yaml", task) as training:
+    for step in training:
+        if training.progress.step == 2:
+            {leave}
+        with step:
+            for batch in step.micro_batches():
+                step.backward(task.loss(step.model, batch))
+"""
+
+
+@pytest.mark.parametrize(
+    "leave", ["break", pytest.param("raise SystemExit", marks=pytest.mark.matrix)]
+)
+def test_a_script_that_leaves_its_loop_early_fails_and_is_told_how_to_end(
+    tmp_path: Path, leave: str
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT.format(leave=leave))
+    document = job_document(failurePolicy={"backoffLimit": 0})
+    with started(tmp_path / "run", document, "--script", str(script)) as run:
+        assert run.end() == 1, run.account()
+    assert "the loop was left at step 2, before the run has ended" in run.output
+    assert "return StopTraining from the task's on_step" in run.output
+
+
 @pytest.mark.matrix
 def test_a_job_that_keeps_failing_is_tried_again_until_the_limit(tmp_path: Path) -> None:
     document = job_document(config={"fail_at": 3}, failurePolicy={"backoffLimit": 1})

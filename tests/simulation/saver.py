@@ -9,6 +9,9 @@ from concertina_api.v1alpha1 import (
 )
 from concertina_trainer.rounds.watch import present
 
+LACKING = -1
+"""In place of a rank: somebody says that it will not write its part."""
+
 if TYPE_CHECKING:
     from tests.simulation.worker import Worker
 
@@ -61,7 +64,7 @@ class Saver:
         return self._await(
             holding,
             until=lambda: (storage.latest, storage.round) == (state, holding.round),
-            gives_up=gives_up,
+            gives_up=lambda: gives_up() or id(holding) in self._dropped,
         )
 
     def _await(
@@ -85,8 +88,7 @@ class Saver:
 
     def _written(self, holding: Any) -> None:
         worker, storage = self._worker, self._worker.world.storage
-        if worker.process.dead or id(holding) in self._dropped:
-            self._pending -= 1
+        if worker.process.dead:
             return
         if worker.process.frozen:
             worker.kernel.after(1.0, self._written, holding)
@@ -94,14 +96,19 @@ class Saver:
         ranks = storage.parts.setdefault(
             (holding.tensors["state"], holding.round, holding.world_size), {}
         )
-        ranks[holding.rank] = None
+        if id(holding) in self._dropped and holding.rank not in ranks:
+            ranks[LACKING] = None
+        else:
+            ranks[holding.rank] = None
         self._collect(holding, ranks, worker.kernel.now + 120.0)
 
     def _collect(self, holding: Any, ranks: Mapping[int, None], end: float) -> None:
         """The one of rank 0 waits for all parts, then moves `latest`; others are done."""
         worker = self._worker
         if holding.rank == 0 and not worker.process.dead and id(holding) not in self._dropped:
-            if len(ranks) < holding.world_size or worker.process.frozen:
+            if LACKING in ranks:
+                self._dropped[id(holding)] = holding
+            elif len(ranks) < holding.world_size or worker.process.frozen:
                 if worker.kernel.now < end:
                     worker.kernel.after(0.3, self._collect, holding, ranks, end)
                     return

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from concertina_api.errors import TrainingFailed
 from concertina_trainer.agent.parent import die_with_parent
 from concertina_trainer.agent.settings import load_job
 from concertina_trainer.logs import WORKER_FORMAT, set_up_logs
@@ -33,6 +34,7 @@ def session(job: str | Path, task: Task) -> Iterator[Session]:
     `job` is the manifest; under an agent it is the agent's own copy of it that counts, whatever
     `spec.model` names. An exception in the block is told to the agent and raised; SystemExit is
     raised with code 3 when a round went on without this worker, which must then start anew.
+    TrainingFailed is raised when the block is left before the run has ended.
     """
     die_with_parent()
     logs = set_up_logs(os.environ, text=WORKER_FORMAT)
@@ -43,7 +45,16 @@ def session(job: str | Path, task: Task) -> Iterator[Session]:
         manifest = load_job(Path(os.environ.get("CONCERTINA_JOB") or job))
         introduce(logs, context, board, manifest)
         with open_session(manifest, task, context, board=board) as training:
-            yield training
+            try:
+                yield training
+            except SystemExit as end:
+                if end.code or training.ending is not None:
+                    raise
+            if training.ending is None:
+                raise TrainingFailed(
+                    f"the loop was left at step {training.progress.step}, before the run has ended;"
+                    " to end it early, return StopTraining from the task's on_step"
+                )
     except Exception as error:
         failed(board, error, context=context)
         raise

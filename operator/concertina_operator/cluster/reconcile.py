@@ -3,7 +3,8 @@
 Called by the workers (workers.py) with a key from the queue; what to do is decided in plan.py, here
 it is done. In order:
 
-1. The job as it was last seen, and what is known of its pods, membership and reports.
+1. The job as it was last seen, and what is known of its pods, membership and reports; the last
+   reports of pods that have ended are read first (last_words.py).
 2. The plan, with what only this shell can say (decide.py).
 3. The job is confirmed live: by the status patch, which carries the resourceVersion that was
    planned from, else by a read. A job that has changed meanwhile is planned anew.
@@ -31,6 +32,7 @@ from concertina_operator.cluster.errors import Conflict, NotFound
 from concertina_operator.cluster.events import Events
 from concertina_operator.cluster.facts import read_job, read_status
 from concertina_operator.cluster.invalid import invalid_status
+from concertina_operator.cluster.last_words import LastWords
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.observe import Watched
 from concertina_operator.cluster.records import RefusedKind
@@ -71,6 +73,7 @@ class Reconciler:
         *,
         watched: Watched,
         hands: Hands,
+        last_words: LastWords,
         refusals: Refusals,
         events: Events,
         metrics: Metrics,
@@ -79,6 +82,7 @@ class Reconciler:
         self._api = api
         self._watched = watched
         self._hands = hands
+        self._last_words = last_words
         self._refusals = refusals
         self._decisions = Decisions(api, watched=watched, refusals=refusals)
         self._events = events
@@ -111,6 +115,7 @@ class Reconciler:
         if expiry is not None and expiry <= AT_ONCE:
             await self._delete(document)
             return None
+        await self._last_words.hear(key, job_uid=job.metadata.uid)
         membership = self._watched.memberships.get(key)
         target = Target(
             job=job,
@@ -242,6 +247,7 @@ class Reconciler:
         last = self._uids.get(key)
         if last is not None and last != uid:
             self._hands.forget(key, uid=last)
+            self._last_words.forget(key)
             self._decisions.forget(last)
             self._metrics.jobs.forget(key)
             del self._uids[key]

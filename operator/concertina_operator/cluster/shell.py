@@ -27,6 +27,7 @@ from concertina_operator.cluster.facts import read_membership, read_report
 from concertina_operator.cluster.job_samples import JobView
 from concertina_operator.cluster.job_views import job_views
 from concertina_operator.cluster.jobs import JobWatch, list_jobs, resync_jobs
+from concertina_operator.cluster.last_words import LastWords
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.notices import notice_taints
 from concertina_operator.cluster.observe import Watched
@@ -140,6 +141,7 @@ class Shell:
             api,
             watched=watched,
             hands=hands,
+            last_words=LastWords(api, watched=watched, take_report=reports.take_answer),
             refusals=refusals,
             events=self._events,
             metrics=metrics,

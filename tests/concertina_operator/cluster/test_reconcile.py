@@ -4,7 +4,10 @@ import asyncio
 
 import pytest
 
+from concertina_api.v1alpha1 import PodPhase, Report, TrainingReport
 from concertina_operator.cluster.errors import Unreachable
+from concertina_operator.cluster.last_words import LastWords
+from concertina_operator.cluster.store import Key
 from tests.concertina_operator.cluster.refusing import quota
 from tests.concertina_operator.cluster.trainers import a_trained_job
 from tests.concertina_operator.cluster.workbench import CountedApi, Workbench
@@ -182,3 +185,41 @@ def test_gpu_seconds_are_counted_between_writes_and_written_with_the_next_one(jo
         return bench.status()["gpuSeconds"] - known
 
     assert served(job, work) == 60
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_what_a_pod_said_last_is_read_once_when_it_has_ended_well(
+    job, api, group, namespace, exit_code
+):
+    pod = f"/api/v1/namespaces/{namespace}/pods/tiny-lm-0/status"
+    state = {"terminated": {"exitCode": exit_code}}
+    container = {"name": "trainer", "image": "x", "imageID": "x", "restartCount": 0}
+    ended = {
+        "phase": "Succeeded" if exit_code == 0 else "Failed",
+        "containerStatuses": [container | {"ready": False, "state": state}],
+    }
+
+    async def work(bench):
+        await bench.reconcile()
+        uid = api.find(pod)["metadata"]["uid"]
+        report = Report(
+            pod="tiny-lm-0", uid=uid, incarnation="i1", phase=PodPhase.FINISHED, finished=True
+        )
+        document = TrainingReport(spec=report).model_dump(
+            mode="json", by_alias=True, exclude_none=True
+        )
+        api.create(f"{group}/trainingreports", document | {"metadata": {"name": "tiny-lm-0"}})
+        asked_while_it_ran = bench.api.sent["GET trainingreports"]
+        bench.take_pod(api.patch(pod, {"status": ended}))
+        words = LastWords(bench.api, watched=bench.watched, take_report=bench.take_report)
+        for _ in range(2):
+            await words.hear(bench.key, job_uid=bench.uid)
+        heard = bench.watched.reports.get(Key(namespace, "tiny-lm-0"))
+        return asked_while_it_ran, bench.api.sent["GET trainingreports"], heard
+
+    before, asked, heard = served(job, work)
+    assert before == 0
+    if exit_code == 0:
+        assert (asked, heard.report.phase) == (1, PodPhase.FINISHED)
+    else:
+        assert (asked, heard) == (0, None)

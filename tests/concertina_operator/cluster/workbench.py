@@ -14,7 +14,8 @@ from concertina_operator.cluster.bindings import TrainerBindings
 from concertina_operator.cluster.client import Api
 from concertina_operator.cluster.errors import Unreachable
 from concertina_operator.cluster.events import Events
-from concertina_operator.cluster.facts import read_job, read_membership
+from concertina_operator.cluster.facts import read_job, read_membership, read_report
+from concertina_operator.cluster.last_words import LastWords
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.observe import Watched
 from concertina_operator.cluster.pod_facts import read_pod
@@ -61,7 +62,7 @@ class Workbench:
         self.events = Events(api, instance="test", metrics=self.metrics)
         self.hands = Hands(
             api,
-            take_pod=self._take_pod,
+            take_pod=self.take_pod,
             take_membership=self.take_membership,
             refusals=self.refusals,
             bindings=TrainerBindings(api),
@@ -73,6 +74,7 @@ class Workbench:
             api,
             watched=self.watched,
             hands=self.hands,
+            last_words=LastWords(api, watched=self.watched, take_report=self.take_report),
             refusals=self.refusals,
             events=self.events,
             metrics=self.metrics,
@@ -124,10 +126,14 @@ class Workbench:
         found = self.status().get("conditions", ())
         return next((entry for entry in found if entry["type"] == kind), {})
 
-    def _take_pod(self, document: Mapping[str, Any]) -> None:
+    def take_pod(self, document: Mapping[str, Any]) -> None:
         pod = read_pod(document)
         if self.watched.pods.put(key_of(document), pod, version=version_of(document)):
             self.watched.pod_changed(key_of(document), pod)
+
+    def take_report(self, document: Mapping[str, Any]) -> None:
+        key, version = key_of(document), version_of(document)
+        self.watched.reports.put(key, read_report(document), version=version)
 
     def take_membership(self, document: Mapping[str, Any]) -> None:
         membership = read_membership(document)

@@ -361,9 +361,20 @@ def test_a_part_of_who_gave_up_stays_for_the_leader(saver_of):
     assert leader.last.step == 5
 
 
-def test_a_leader_that_makes_nothing_durable_in_time_is_left_to_the_next_round(saver_of):
-    peer = saver_of(pods=2, rank=1, grace=1.0)
+def test_a_leader_that_makes_nothing_durable_in_time_is_left_to_the_next_round(
+    saver_of, monkeypatch
+):
+    monkeypatch.setattr("concertina_trainer.loop.saving.FINAL_SAVE_SECONDS", 0.5)
+    monkeypatch.setattr("concertina_trainer.loop.saving.LEADER_FIRST_SECONDS", 0.5)
+    peer = saver_of(pods=2, rank=1)
     assert not peer.save_with_others(holding(5, rank=1, world_size=2), gives_up=steadfast)
+
+
+def test_who_must_end_leaves_its_part_to_the_others(saver_of):
+    leader, peer = saver_of(pods=2), saver_of(pods=2, rank=1, grace=1.0)
+    with pytest.raises(StorageUnavailable, match=r"\(step 5\) is not saved: not within 1 s"):
+        peer.save_with_others(holding(5, rank=1, world_size=2), gives_up=steadfast)
+    assert leader.save_with_others(holding(5, world_size=2), gives_up=steadfast)
 
 
 def test_what_was_durable_when_a_newer_round_came_is_durable(saver_of, monkeypatch):
@@ -379,3 +390,17 @@ def test_no_save_is_begun_in_a_round_that_is_over(saver_of):
     saver = saver_of()
     assert not saver.save_with_others(holding(5), gives_up=lambda: True)
     assert not saver.storage.path.exists()
+
+
+def test_a_leader_whose_peer_gave_up_waits_for_the_next_round_and_keeps_the_parts(saver_of):
+    leader, peer, other = (saver_of(pods=3, rank=rank) for rank in range(3))
+    last = [holding(5, rank=rank, world_size=3) for rank in range(3)]
+    other.save_now(last[2])
+    identity = peer.identity_of(last[1])
+    publish.report_failure(peer.storage, identity=identity, rank=1, reason="it was abandoned")
+
+    assert not leader.save_with_others(last[0], gives_up=steadfast)
+
+    peer.save_now(last[1])
+    leader.save_now(last[0])
+    assert leader.last.step == 5

@@ -147,7 +147,8 @@ class Saves:
     def withdraw(self, save: Save, *, reason: str) -> None:
         """Take back a save that failed, and let the leader know. Never raises."""
         if save.leads:
-            publish.withdraw(self._storage, identity=save.identity)
+            if not save.with_others:  # whose parts another round may call for
+                publish.withdraw(self._storage, identity=save.identity)
             # Another rank may write its part after this: once more before the next save.
             self._withdrawn.append(save.identity)
         elif not save.written.is_set():  # a part that is there may be in a checkpoint by now

@@ -28,11 +28,13 @@ def await_save(
     step: int,
     seconds: float,
     gives_up: Callable[[], bool],
+    with_others: bool = False,
 ) -> bool:
     """Begin a save and wait until it has come to its end.
 
-    False when `gives_up` says first that it will not be, or the leader does not make a checkpoint
-    of it in time. Raises TrainingFailed, StorageUnavailable when it could not be.
+    False when `gives_up` says so first, or, `with_others`, when another worker keeps it from being
+    durable: that one fails, or is excluded, and a newer round goes on without it. Raises
+    TrainingFailed, StorageUnavailable when it could not be.
     """
     end = time.monotonic() + seconds
     if not _wait(writer, seconds / 2, gives_up=gives_up):
@@ -43,14 +45,14 @@ def await_save(
     started = time.monotonic()
     begin()
     done = _wait(writer, end - time.monotonic(), gives_up=gives_up)
-    gone = gives_up()
-    if gone and not done:
+    is_over = gives_up() or (with_others and _is_up_to_others(writer, done=done))
+    if is_over and not done:
         # So that nobody makes it durable, and is not told, after the others have gone on.
         writer.abandon()
         done = writer.wait(DROP_SECONDS)
     if (done and not writer.trouble) or writer.has_published_since(started):
         return True
-    if gone or (not done and writer.waits_for_leader):
+    if is_over:
         return False
     told = f"the last checkpoint (step {step}) is not saved"
     if done:
@@ -69,6 +71,14 @@ def _wait(writer: Writer, seconds: float, *, gives_up: Callable[[], bool]) -> bo
         if time.monotonic() >= end or gives_up():
             return False
     return True
+
+
+def _is_up_to_others(writer: Writer, *, done: bool) -> bool:
+    """Whether this worker has done its part, and another has not."""
+    if not done:
+        return writer.waits_for_leader
+    error = writer.last_error if writer.trouble else None
+    return isinstance(error, SaveDropped) and not isinstance(error, PartsMissing)
 
 
 def _is_nobodys_fault(writer: Writer, error: Exception | None) -> bool:

@@ -172,13 +172,10 @@ class Rounds:
         Another worker of its pod has seen that and has ended, so no round can be entered any more.
         In a round without members that word means less: each has saved its own part.
         """
+        if self.world is not None or not self._pacing.is_finished(self._keeper.progress):
+            return False
         newest = self._memberships.newer()
-        return (
-            self.world is None
-            and (newest is None or bool(newest.members))
-            and self._pacing.is_finished(self._keeper.progress)
-            and self._inbox.sees_finished()
-        )
+        return (newest is None or bool(newest.members)) and self._inbox.sees_finished()
 
     def _is_round_over(self) -> bool:
         """Whether others may wait in a newer round, or somebody of this one is gone.

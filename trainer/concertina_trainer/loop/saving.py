@@ -218,8 +218,8 @@ class Saver:
         """Save as all workers of the round do, and wait until the checkpoint is durable.
 
         Nobody may end before: everybody holds a part of the state. False when `gives_up` says
-        first that others do not take part any more, or the leader takes too long: then another
-        round is wanted. Raises as `save_now`.
+        first that the round is over, or when another worker keeps it from being durable: then the
+        next round is waited for. Raises as `save_now`.
         """
         return self._await(holding, gives_up=gives_up, with_others=True)
 
@@ -233,6 +233,8 @@ class Saver:
                 step=holding.step,
                 seconds=self.final_seconds,
                 gives_up=gives_up,
+                # Who must end leaves its part to the others.
+                with_others=with_others and self._grace_left() is None,
             )
         if self._leads:
             log.warning(
