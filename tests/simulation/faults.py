@@ -55,7 +55,8 @@ class Faults:
             if not self._only or {point, what} <= set(self._only):
                 self._armed.setdefault(point, []).append((random.randint(1, 12), what))
         # Randomness of its own: schedules that do not end with a fault stay what they were.
-        if self._last.random() < 0.15 and not self._only:
+        is_drawn = self._last.random() < 0.15
+        if LAST_SAVE in self._only or (is_drawn and not self._only):
             self._armed[LAST_SAVE] = [(self._last.randint(1, 3), self._last.choice(HITS))]
         self.end = span
 

@@ -14,6 +14,7 @@ from concertina_operator import situation
 from concertina_trainer.loop.ending import Ending
 from concertina_trainer.loop.rounds import Rounds
 from concertina_trainer.rounds import desk, transaction, watch
+from concertina_trainer.rounds.phases import LAST_SAVE
 from concertina_trainer.snapshot import snapshots
 from concertina_trainer.snapshot.snapshots import Snapshots
 from tests.simulation.agent import Agent
@@ -84,6 +85,7 @@ def _ends_alone(right: Callable) -> Callable:
     """Who has written its part of the last checkpoint does not wait for rank 0."""
 
     def finish(self: Any) -> None:
+        self._reached(LAST_SAVE)
         self._saver.save_now(self._keeper.hold())
         self.end(Ending.FINISHED)
 
@@ -246,6 +248,7 @@ BUGS = (
         name="a part of the last checkpoint is enough",
         seam=(Rounds, "finish"),
         bug=_ends_alone,
+        faults=(LAST_SAVE,),
     ),
     Planted(
         name="a commit drops the snapshots",
