@@ -9,12 +9,13 @@ from datetime import timedelta
 
 from concertina_api.v1alpha1 import JobStatus
 from concertina_operator.actions import CreatePod, DeletePod, Plan, PublishMembership
+from concertina_operator.cluster.last_words import LAST_PHASES
 from concertina_operator.cluster.lease import DURATION_SECONDS, RENEW_SECONDS
 from concertina_operator.cluster.lease import RETRY_SECONDS as RENEWAL_SECONDS
 from concertina_operator.observed import Observed
 from concertina_operator.plan import plan
 from tests.concertina_operator.factories import at
-from tests.simulation.api_server import API, ApiServer, Conflict, Unreachable, Watch
+from tests.simulation.api_server import API, ApiServer, Conflict, Stored, Unreachable, Watch
 from tests.simulation.history import Judge
 from tests.simulation.kernel import Kernel, Process
 from tests.simulation.network import Network
@@ -139,6 +140,7 @@ class Operator:
         membership = self._watches["membership"].known.get("job")
         pods = self._watches["pod"].known
         reports = self._watches["report"].known
+        self._hear_last_words(pods, reports)
         observed = Observed(
             job=stored.value,
             membership=membership.value if membership else None,
@@ -169,6 +171,15 @@ class Operator:
             return RETRY_SECONDS
         wait = decided.requeue_after
         return STATUS_SECONDS if wait is None else min(wait.total_seconds(), STATUS_SECONDS)
+
+    def _hear_last_words(self, pods: dict[str, Stored], reports: dict[str, Stored]) -> None:
+        """As cluster/last_words.py: pods and reports are watched apart."""
+        for name, pod in list(pods.items()):
+            said = reports[name].value.phase if name in reports else None
+            if pod.value.exit_code == 0 and said not in LAST_PHASES:
+                self._call()
+                if (found := self._api.objects["report"].get(name)) is not None:
+                    self._watches["report"].take_answer(name, found.version, found.value)
 
     def _confirm(self, decided: Plan, before: JobStatus, *, version: int) -> None:
         """Store the status, or read the job, so that nothing is done from an old one."""

@@ -13,7 +13,7 @@ from concertina_operator.cluster.client import Api
 from concertina_operator.cluster.observe import Watched
 from concertina_operator.cluster.store import Key
 
-_LAST: Final = (PodPhase.FINISHED, PodPhase.LEFT, PodPhase.FAILED)
+LAST_PHASES: Final = (PodPhase.FINISHED, PodPhase.LEFT, PodPhase.FAILED)
 """Phases after which nothing more is said."""
 
 
@@ -53,7 +53,7 @@ class LastWords:
 
     def _is_told(self, pod: Key) -> bool:
         heard = self._watched.reports.get(pod)
-        return heard is not None and heard.report is not None and heard.report.phase in _LAST
+        return heard is not None and heard.report is not None and heard.report.phase in LAST_PHASES
 
     async def _hear(self, pod: Key) -> None:
         # A list of one, which takes no other right than the watch.
