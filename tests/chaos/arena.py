@@ -37,8 +37,8 @@ class Hit:
     missed: bool = False
 
 
-PATIENCE_SECONDS = 15.0
-"""A strike that finds nobody is tried again for so long: pods come back."""
+PATIENCE_SECONDS = 60.0
+"""A strike that finds nobody is tried again for so long: pods come back, on a busy machine late."""
 
 
 class Missed(Exception):
