@@ -409,3 +409,12 @@ def test_a_leader_whose_peer_gave_up_waits_for_the_next_round_and_keeps_the_part
     peer.save_now(last[1])
     leader.save_now(last[0])
     assert leader.last.step == 5
+
+
+def test_a_last_save_that_finds_the_disk_full_leaves_nothing_on_it(saver_of, monkeypatch):
+    leader, peer = saver_of(pods=2), saver_of(pods=2, rank=1)
+    peer.save_now(holding(5, rank=1, world_size=2))
+    full(monkeypatch)
+    with pytest.raises(TrainingFailed, match="No space left"):
+        leader.save_with_others(holding(5, world_size=2), gives_up=steadfast)
+    assert leader.storage.names() == []

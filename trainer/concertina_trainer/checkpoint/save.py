@@ -144,10 +144,13 @@ class Saves:
         )
         publish.await_latest(self._storage, identity=save.identity, pause=pause)
 
-    def withdraw(self, save: Save, *, reason: str) -> None:
-        """Take back a save that failed, and let the leader know. Never raises."""
+    def withdraw(self, save: Save, *, reason: str, keeps_parts: bool = False) -> None:
+        """Take back a save that failed, and let the leader know. Never raises.
+
+        `keeps_parts`: the same state may be saved again, by parts that are there already.
+        """
         if save.leads:
-            if not save.with_others:  # whose parts another round may call for
+            if not keeps_parts:
                 publish.withdraw(self._storage, identity=save.identity)
             # Another rank may write its part after this: once more before the next save.
             self._withdrawn.append(save.identity)

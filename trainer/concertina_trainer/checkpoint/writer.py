@@ -224,7 +224,8 @@ class Writer:
             exc_info=None if isinstance(error, OSError | SaveDropped) else error,
         )
         traceback.clear_frames(error.__traceback__)  # which hold the tensors of the copy
-        self._saves.withdraw(save, reason=self.last_failure)
+        is_given_up = save.with_others and isinstance(error, SaveDropped)
+        self._saves.withdraw(save, reason=self.last_failure, keeps_parts=is_given_up)
 
 
 def _part_names(holding: Holding) -> list[str]:
