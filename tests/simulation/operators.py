@@ -9,9 +9,9 @@ from datetime import timedelta
 
 from concertina_api.v1alpha1 import JobStatus
 from concertina_operator.actions import CreatePod, DeletePod, Plan, PublishMembership
-from concertina_operator.cluster.last_words import LAST_PHASES
 from concertina_operator.cluster.lease import DURATION_SECONDS, RENEW_SECONDS
 from concertina_operator.cluster.lease import RETRY_SECONDS as RENEWAL_SECONDS
+from concertina_operator.departures import OVER
 from concertina_operator.observed import Observed
 from concertina_operator.plan import plan
 from tests.concertina_operator.factories import at
@@ -176,7 +176,7 @@ class Operator:
         """As cluster/last_words.py: pods and reports are watched apart."""
         for name, pod in list(pods.items()):
             said = reports[name].value.phase if name in reports else None
-            if pod.value.exit_code == 0 and said not in LAST_PHASES:
+            if pod.value.exit_code == 0 and said not in OVER:
                 self._call()
                 if (found := self._api.objects["report"].get(name)) is not None:
                     self._watches["report"].take_answer(name, found.version, found.value)

@@ -5,16 +5,13 @@ watched apart: where the end is heard first, workers that are finished would pas
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
-from concertina_api.v1alpha1 import PodPhase
 from concertina_operator.cluster import paths
 from concertina_operator.cluster.client import Api
 from concertina_operator.cluster.observe import Watched
 from concertina_operator.cluster.store import Key
-
-LAST_PHASES: Final = (PodPhase.FINISHED, PodPhase.LEFT, PodPhase.FAILED)
-"""Phases after which nothing more is said."""
+from concertina_operator.departures import OVER
 
 
 class LastWords:
@@ -53,7 +50,7 @@ class LastWords:
 
     def _is_told(self, pod: Key) -> bool:
         heard = self._watched.reports.get(pod)
-        return heard is not None and heard.report is not None and heard.report.phase in LAST_PHASES
+        return heard is not None and heard.report is not None and heard.report.phase in OVER
 
     async def _hear(self, pod: Key) -> None:
         # A list of one, which takes no other right than the watch.

@@ -77,7 +77,11 @@ def _is_up_to_others(writer: Writer, *, done: bool) -> bool:
     """Whether this worker has done its part, and another has not."""
     if not done:
         return writer.waits_for_leader
-    error = writer.last_error if writer.trouble else None
+    return bool(writer.trouble) and _is_told_by_others(writer.last_error)
+
+
+def _is_told_by_others(error: Exception | None) -> bool:
+    """Whether a save came to nothing for a reason that others know, and this worker does not."""
     return isinstance(error, SaveDropped) and not isinstance(error, PartsMissing)
 
 
@@ -90,4 +94,4 @@ def _is_nobodys_fault(writer: Writer, error: Exception | None) -> bool:
     """
     if isinstance(error, OSError):
         return writer.written_at is not None
-    return isinstance(error, SaveDropped) and not isinstance(error, PartsMissing)
+    return _is_told_by_others(error)
