@@ -17,6 +17,7 @@ from concertina_operator.backoff import AFTER_FAILURE, after_giving_back, backof
 from concertina_operator.course import Course, in_force
 from concertina_operator.departures import InForce
 from concertina_operator.failures import described
+from concertina_operator.ledger import newest_progress, reports_of
 from concertina_operator.nodes import (
     allowance_events,
     avoidance_events,
@@ -216,9 +217,9 @@ def _next_round(
 
 
 def _is_trained(situation: Situation) -> bool:
-    """Whether all samples are consumed, as far as the operator knows how many there are."""
-    total = situation.spec.samples
-    return total is not None and situation.status.progress.samples >= total
+    """Whether no step follows, by the word of those who train."""
+    progress = newest_progress(reports_of(situation.standings))
+    return progress is not None and progress.trained
 
 
 def _excluded(verdict: Verdict | None) -> frozenset[str]:

@@ -80,4 +80,5 @@ class Reporter:
             round=live.round,
             world_size=live.groups.world_size,
             global_batch_size=live.state.batch.batch,
+            trained=self._worker.world.pacing.is_finished(self._worker.keeper.progress),
         )

@@ -64,6 +64,8 @@ class Progress(Model):
     """Times that skipped steps led back to a snapshot, since the start."""
     useful_seconds: Duration = 0.0
     """Worker-seconds in the steps that led to this state; steps that were lost are not in it."""
+    trained: bool = False
+    """No step follows: all samples are consumed, or the task has said stop."""
 
 
 class Resize(Model):

@@ -65,7 +65,15 @@ def equip(
         shares_storage=context.shares_storage,
         grace_left=inbox.grace_left,
     )
-    reporter = Reporter(spec, task, context, controller=controller, saver=saver, board=board)
+    reporter = Reporter(
+        spec,
+        task,
+        context,
+        controller=controller,
+        saver=saver,
+        board=board,
+        is_trained=pacing.is_finished,
+    )
     initial = Progress(
         global_batch_size=spec.batch.initial,
         controller=controller.start(),

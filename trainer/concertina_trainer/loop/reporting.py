@@ -6,6 +6,7 @@ The session calls it at each event; nothing here influences training, except tha
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 from concertina_api.errors import RoundFailed
@@ -14,6 +15,7 @@ from concertina_trainer.loop.context import WorkerContext
 from concertina_trainer.loop.devices import device_uuid, memory
 from concertina_trainer.loop.keeper import StateKeeper
 from concertina_trainer.loop.measuring import Measuring, tokens_per_sample
+from concertina_trainer.loop.progress import Progress as TrainingProgress
 from concertina_trainer.loop.record import Record
 from concertina_trainer.loop.reduction import StepResult
 from concertina_trainer.loop.resize import log_resize, resize_of
@@ -47,12 +49,17 @@ class Reporter:
         controller: BatchController,
         saver: Saver,
         board: StatusBoard,
+        is_trained: Callable[[TrainingProgress], bool],
     ) -> None:
-        """Raises InvalidJob when the task tells nonsense about itself."""
+        """`is_trained`: whether no step follows.
+
+        Raises InvalidJob when the task tells nonsense about itself.
+        """
         self._spec = spec
         self._board = board
         self._rows = Rows(Record(context.run_dir / "steps.jsonl"), task)
         self._saver = saver
+        self._is_trained = is_trained
         self._pause_seconds = 0.0
         self._membership, self._waiting = Membership(round=0), Waiting()
         self._device = context.device
@@ -216,6 +223,7 @@ class Reporter:
             skipped_steps=progress.skipped_steps,
             rollbacks=progress.rollbacks,
             useful_seconds=progress.useful_seconds,
+            trained=self._is_trained(progress),
         )
 
     def _checkpoint(self) -> dict[str, Any]:
