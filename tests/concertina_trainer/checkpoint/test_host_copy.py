@@ -54,6 +54,14 @@ def test_a_copy_that_fails_gives_its_memory_back() -> None:
     assert buffers.copy(held, ENTRIES) is not None
 
 
+def test_copies_lack_what_is_not_there_yet() -> None:
+    buffers = HostBuffers(num_sets=2)
+    assert buffers.lacking(2**16) == 2 * 2**16
+    buffers.reserve(2**15, pinned=False)
+    assert buffers.lacking(2**16) == 2**16 + 2**15
+    assert buffers.lacking(2**10) == 2**10
+
+
 def test_reserved_memory_serves_the_first_copy() -> None:
     buffers = HostBuffers(num_sets=1)
     buffers.reserve(2**16, pinned=False)

@@ -51,13 +51,14 @@ def begun(groups, transport, *, workers_per_pod=1, policy=POLICY, holding=None):
     return snapshots, holding
 
 
-def enter(snapshots, groups, transport, holding):
+def enter(snapshots, groups, transport, holding, *, others_bytes=0):
     snapshots.enter(
         groups,
         holding,
         break_off=transport.break_off_snapshots,
         reopen=transport.reopen_snapshots,
         reached=ignore,
+        others_bytes=lambda _holding: others_bytes,
     )
 
 
@@ -270,6 +271,21 @@ def enter_without(groups, transport):
 
 def test_memory_that_holds_no_snapshot_is_given_back_when_none_are_taken():
     assert run(enter_without, 2) == [(True, True, 0)] * 2
+
+
+def enter_beside(groups, transport, others_bytes):
+    snapshots = Snapshots(POLICY, workers_per_pod=1)
+    holding = part(groups.world_size, groups.rank)
+    enter(snapshots, groups, transport, holding, others_bytes=others_bytes)
+    off = snapshots.off
+    snapshots.leave()
+    return off
+
+
+def test_what_checkpoints_will_take_is_not_there_for_snapshots():
+    for why in run(enter_beside, 2, 2**50):
+        assert why.startswith("snapshots need ")
+        assert why.endswith(f"beside {2**20:.2f} GiB for checkpoints")
 
 
 def wait_for_copies(groups, transport):

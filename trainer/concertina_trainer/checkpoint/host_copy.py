@@ -70,6 +70,11 @@ class HostBuffers:
             self._grown(index, total, pinned=pinned).zero_()
             self._give_back(index)
 
+    def lacking(self, total: int) -> int:
+        """Bytes of host memory that copies of `total` bytes will take beyond what is there."""
+        with self._lock:
+            return sum(max(0, total - len(each.memory)) for each in self._sets)
+
     def release(self, copied: HostCopy) -> None:
         """The copy is no longer needed; its memory may be overwritten."""
         self._give_back(copied.set_index)

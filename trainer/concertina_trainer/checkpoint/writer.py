@@ -18,6 +18,8 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+
 from concertina_api.v1alpha1 import SavedCheckpoint
 from concertina_trainer.checkpoint import format as fmt
 from concertina_trainer.checkpoint.host_copy import HostBuffers, num_bytes
@@ -116,9 +118,13 @@ class Writer:
 
         Without it the first save waits for fresh pages, several times as long as later ones.
         """
-        tensors = {name: holding.tensors[name] for name in _part_names(holding)}
-        total, pinned = num_bytes(tensors), any(part.is_cuda for part in tensors.values())
+        part = _part(holding)
+        total, pinned = num_bytes(part), any(tensor.is_cuda for tensor in part.values())
         self._put(lambda: self._buffers.reserve(total, pinned=pinned))
+
+    def lacking_bytes(self, holding: Holding) -> int:
+        """Host memory that saves of the size of `holding` will take beyond what is reserved."""
+        return self._buffers.lacking(num_bytes(_part(holding)))
 
     def save(
         self,
@@ -140,7 +146,7 @@ class Writer:
             identity=fmt.identity_of(holding, job=self._job, origin=origin),
             begun=time.monotonic(),
             facts=replace(holding, tensors={}),
-            copied=self._buffers.copy(holding, _part_names(holding)),
+            copied=self._buffers.copy(holding, _part(holding)),
             may_publish=may_publish,
             with_others=with_others,
         )
@@ -228,11 +234,7 @@ class Writer:
         self._saves.withdraw(save, reason=self.last_failure, keeps_parts=is_given_up)
 
 
-def _part_names(holding: Holding) -> list[str]:
+def _part(holding: Holding) -> dict[str, torch.Tensor]:
     """The tensors that this rank writes."""
-    return [
-        spec.name
-        for spec in written_by(
-            holding.entries.values(), world_size=holding.world_size, rank=holding.rank
-        )
-    ]
+    specs = written_by(holding.entries.values(), world_size=holding.world_size, rank=holding.rank)
+    return {spec.name: holding.tensors[spec.name] for spec in specs}

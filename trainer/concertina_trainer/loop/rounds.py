@@ -251,6 +251,7 @@ class Rounds:
             break_off=self._transport.break_off_snapshots,
             reopen=self._transport.reopen_snapshots,
             reached=self._reached,
+            others_bytes=self._saver.lacking_bytes,
         )
         phases.mark("begin")
         pause, detection = self._pause.end(phases)

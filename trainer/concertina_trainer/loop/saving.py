@@ -183,6 +183,10 @@ class Saver:
         if self.interval_seconds is not None:
             self._writer.reserve(holding)
 
+    def lacking_bytes(self, holding: Holding) -> int:
+        """Host memory that checkpoints of the size of `holding` will still take."""
+        return self._writer.lacking_bytes(holding) if self.can_save else 0
+
     def save(self, holding: Holding, *, with_others: bool = False) -> None:
         """Copy the state and write it in the background; `with_others`: see Writer."""
         start = time.perf_counter()

@@ -64,6 +64,7 @@ class Snapshots:
         self._seconds = 0.0
         self._break_off: Callable[[], None] = lambda: None
         self._reopen: Callable[[], dist.ProcessGroup] | None = None
+        self._others_bytes: Callable[[Holding], int] = lambda _holding: 0
         self._failure = ""
         """Why the newest came to nothing; empty once another is complete."""
         self._failed_at = 0.0
@@ -111,14 +112,17 @@ class Snapshots:
         break_off: Callable[[], None],
         reopen: Callable[[], dist.ProcessGroup],
         reached: Callable[[str], None],
+        others_bytes: Callable[[Holding], int],
     ) -> None:
         """A round has begun: agree whether snapshots fit, and take the first.
 
         Collective over `groups`. `break_off` ends the connections of the snapshots' group, and
         `reopen` gives a fresh one, for which all ranks ask at the same step;
-        `reached` is called at each point of a snapshot (see rounds/phases.py).
+        `reached` is called at each point of a snapshot (see rounds/phases.py). `others_bytes`: host
+        memory that this worker will yet take for other copies of such a state.
         """
         self._reached, self._reopen, self._failure = reached, reopen, ""
+        self._others_bytes = others_bytes
         self._round, self._group, self._break_off = holding.round, groups.snapshot, break_off
         self._ring = neighbours(
             groups.rank, world_size=groups.world_size, workers_per_pod=self._workers_per_pod
@@ -239,6 +243,7 @@ class Snapshots:
             shard_bytes=needed,
             workers=self._workers_per_pod,
             taken=sum(each.num_bytes for each in self._sets) * self._workers_per_pod,
+            others=self._others_bytes(holding) * self._workers_per_pod,
         )
         fits = torch.tensor(not problem, dtype=torch.int32)
         dist.all_reduce(fits, op=dist.ReduceOp.MIN, group=self._control)
