@@ -63,9 +63,9 @@ class Interval:
         """Steps from one snapshot until the next is due."""
         if self.fixed is not None:
             return self.fixed
-        if self.snapshot_seconds is None or not self.quiet_slot_seconds:
+        if self._snapshot_steps is None:
             return self.steps
-        best = young(self.snapshot_seconds, self.loss_seconds) / self._step_seconds
+        best = young(self._snapshot_steps, self.loss_seconds / self._step_seconds)
         return self.steps if best >= self.steps else max(1, round(best))
 
     @property
@@ -86,9 +86,7 @@ class Interval:
     @property
     def cost(self) -> float:
         """Share of the step time that snapshots take at this interval; 0 before it is measured."""
-        if self.snapshot_seconds is None or not self.quiet_slot_seconds:
-            return 0.0
-        return self.snapshot_seconds / (self.between_steps * self._step_seconds)
+        return (self._snapshot_steps or 0.0) / self.between_steps
 
     def in_new_world(self) -> "Interval":
         """A round has begun: other workers, and its first steps are longer than the later ones."""
@@ -146,11 +144,18 @@ class Interval:
     def _step_seconds(self) -> float:
         return (self.quiet_slot_seconds or 0.0) * self.slots
 
+    @property
+    def _snapshot_steps(self) -> float | None:
+        """In the time of how many steps a snapshot is paid for; None before both are measured."""
+        if self.snapshot_seconds is None or not self.quiet_slot_seconds:
+            return None
+        return self.snapshot_seconds / self._step_seconds
+
     def _wanted_steps(self) -> int:
         """ceil(cost / (max cost x step time)), not far from the present interval."""
-        if self.snapshot_seconds is None or not self.quiet_slot_seconds:
+        if self._snapshot_steps is None:
             return self.steps
-        wanted = ceil(self.snapshot_seconds / (self.max_cost * self._step_seconds))
+        wanted = ceil(self._snapshot_steps / self.max_cost)
         if self.is_bound:  # what is paid once is no reason to wait longer
             return max(1, min(wanted, FIRST_STEPS))
         lowest, highest = self.steps // MAX_GROWTH, self.steps * MAX_GROWTH
