@@ -98,31 +98,28 @@ def collect(
 
 
 def await_latest(
-    storage: Storage, *, identity: fmt.Identity, pause: Callable[[list[int]], None]
+    storage: Storage, *, identity: fmt.Identity, pause: Callable[[float], object]
 ) -> None:
     """Wait until `latest` names this save. A storage that fails just now is asked again.
 
-    `pause` is called between two looks and raises when waiting is over.
+    `pause` is called with seconds between two looks and raises when waiting is over.
     """
-    while True:
+    for seconds in _pauses():
         with contextlib.suppress(OSError):
             if named(read_latest(storage)) == identity.folder:
                 return
-        pause([0])
+        pause(seconds)
 
 
 def patience(
     *, deadline_seconds: float, sleep: Callable[[float], object], check: Callable[[], object]
 ) -> Callable[[list[int]], None]:
-    """A pause between two looks, longer each time, which raises SaveDropped after the deadline.
+    """A pause between two looks, longer each time, which raises PartsMissing after the deadline.
 
     `check` is called after each `sleep` and may raise too.
     """
     end = time.monotonic() + deadline_seconds
-    pauses = itertools.accumulate(
-        itertools.repeat(_FIRST_PAUSE_SECONDS),
-        lambda pause, _: min(1.5 * pause, _LONGEST_PAUSE_SECONDS),
-    )
+    pauses = _pauses()
 
     def pause(missing: list[int]) -> None:
         sleep(next(pauses))
@@ -230,6 +227,14 @@ def read_manifest(folder: Storage) -> fmt.Manifest:
     if (size := folder.size(fmt.MANIFEST)) > fmt.MAX_MANIFEST_BYTES:
         raise CheckpointInvalid(f"its manifest has {size} bytes, over {fmt.MAX_MANIFEST_BYTES}")
     return fmt.decode(folder.read(fmt.MANIFEST))
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between looks at a storage: soon at first, and never too seldom."""
+    return itertools.accumulate(
+        itertools.repeat(_FIRST_PAUSE_SECONDS),
+        lambda pause, _: min(1.5 * pause, _LONGEST_PAUSE_SECONDS),
+    )
 
 
 def _put_report(folder: Storage, report: fmt.RankReport) -> None:

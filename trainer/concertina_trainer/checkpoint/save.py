@@ -7,7 +7,6 @@ is moved, and which failed saves are still to be cleared away.
 
 import contextlib
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -139,9 +138,11 @@ class Saves:
 
         Who called for it says for how long. Raises SaveDropped.
         """
-        pause = publish.patience(
-            deadline_seconds=math.inf, sleep=save.abandoned.wait, check=save.proceed
-        )
+
+        def pause(seconds: float) -> None:
+            save.abandoned.wait(seconds)
+            save.proceed()
+
         publish.await_latest(self._storage, identity=save.identity, pause=pause)
 
     def withdraw(self, save: Save, *, reason: str, keeps_parts: bool = False) -> None:
