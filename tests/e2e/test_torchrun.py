@@ -26,6 +26,8 @@ class Job:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
         self.pods: dict[str, subprocess.Popen[bytes]] = {}
         self._stack = stack
         document = job_document(
@@ -45,7 +47,8 @@ class Job:
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment() | {"CONCERTINA_RUN_DIR": str(self.folder)},
+                env=environment()
+                | {"CONCERTINA_RUN_DIR": str(self.folder), "TMPDIR": str(self.temporary)},
             )
         self._stack.callback(self.end, pod)
 
@@ -99,6 +102,8 @@ def test_workers_that_are_restarted_go_on_from_the_newest_checkpoint(job: Job) -
 
     for pod in job.pods.values():
         assert pod.wait(DEADLINE_SECONDS) == 0
+    reports = job.temporary.glob("concertina-*/worker-0.json")
+    assert not [report for report in reports if '"finished":true' in report.read_text()]
     assert samples_in_order(job.steps())
     resumed = next(row for row in job.steps() if row["world_size"] == 2)
     assert resumed["step"] > 1

@@ -5,8 +5,10 @@ round. It is told to the session like any other: by a membership file, in a fold
 round meets in torchrun's store, which is fresh at each start.
 """
 
+import atexit
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Mapping
 from datetime import timedelta
@@ -45,6 +47,7 @@ def static_round(environment: Mapping[str, str] = os.environ) -> tuple[Member, P
         for r in range(world_size)
     )
     mailbox = Path(tempfile.mkdtemp(prefix="concertina-"))
+    atexit.register(shutil.rmtree, mailbox, ignore_errors=True)
     put(mailbox / "membership.json", Membership(round=1 + restarts, members=members))
     return members[rank], mailbox
 
