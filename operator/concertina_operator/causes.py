@@ -9,6 +9,8 @@ from concertina_api.v1alpha1 import Failure, FailureCause, Member, Membership, P
 from concertina_operator.acceptance import Standing
 from concertina_operator.observed import PodFacts
 
+UNREPORTED = "unreported"
+"""In place of an incarnation: there is no report of the pod that ended."""
 _FROM_OUTSIDE = frozenset({1, 2, 3, 7, 9, 15})
 """Signals that others send, and SIGBUS, a page that could not be read (trainer's causes.py)."""
 
@@ -30,7 +32,7 @@ def failure_of(
     end = "it ended" if pod.exit_code is None else f"it ended with code {pod.exit_code}"
     return Failure(
         round=0,
-        incarnation=report.incarnation if report else "unreported",
+        incarnation=report.incarnation if report else UNREPORTED,
         cause=FailureCause.EXIT_CODE if pod.setup_failed else FailureCause.NOT_STARTED,
         message=(pod.ending or f"{end} before it was in a round")[:512],
     )
@@ -47,7 +49,7 @@ def is_broken_by_infrastructure(standing: Standing) -> bool:
 def _bad_exit(
     standing: Standing, code: int, member: Member | None, membership: Membership | None
 ) -> Failure:
-    incarnation = standing.incarnation or "unreported"
+    incarnation = standing.incarnation or UNREPORTED
     told = f"exit code {code}"
     return Failure(
         round=membership.round if membership and member else 0,

@@ -21,7 +21,7 @@ from concertina_api.v1alpha1 import (
     SuspectSamples,
 )
 from concertina_operator.acceptance import Standing
-from concertina_operator.causes import failure_of
+from concertina_operator.causes import UNREPORTED, failure_of
 from concertina_operator.suspects import poison, suspected
 
 GOOD_STEPS = 1000
@@ -171,8 +171,14 @@ def _found(
         if failure is None:
             continue
         key = _key(standing, failure)
-        if key not in seen:
+        if key not in seen and not _has_lost_its_report(standing, failure, seen=seen):
             yield FoundFailure(pod=standing.pod.name, key=key, failure=failure)
+
+
+def _has_lost_its_report(standing: Standing, failure: Failure, *, seen: tuple[str, ...]) -> bool:
+    """Whether this is the end of a pod that has failed before, and only its report is gone since."""
+    is_known = any(key.startswith(f"{standing.pod.uid}.") for key in seen)
+    return is_known and failure.incarnation == UNREPORTED
 
 
 def _key(standing: Standing, failure: Failure) -> str:

@@ -100,6 +100,15 @@ def test_an_exit_code_tells_what_no_report_does(code, want_cause, want_permanent
     assert described(got.counted) == f"tiny-lm-0 failed ({want_cause}): exit code {code}"
 
 
+def test_a_failure_counts_once_though_the_report_of_the_pod_goes_before_the_pod():
+    ended = a_standing(pod={"exit_code": 1}, **TRAINING)
+    first = news([ended], membership=a_membership(1, 0))
+    unreported = Standing(pod=ended.pod, report=None)
+    after = a_membership(2, lost=(a_member(0),))
+    assert news([unreported], before=first.count, membership=after).count == first.count
+    assert news([unreported], membership=after).count.count == 1
+
+
 def test_the_servers_words_stand_behind_the_exit_code():
     killed = Standing(pod=a_pod(exit_code=137, out_of_memory=True, ending="OOMKilled; limit 4Gi"))
     got = news([killed], membership=a_membership(1, 0))

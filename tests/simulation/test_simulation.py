@@ -54,6 +54,7 @@ def test_no_schedule_breaks_a_promise():
         pytest.param(67262, id="pods that have ended well before their reports are read"),
         pytest.param(81479, id="a pod that leaves at the end, with one part of the last state"),
         pytest.param(82585, id="a pod that has left ends with 0, and its round is deleted"),
+        pytest.param(101310, id="the report of a pod that failed goes before the pod"),
         pytest.param(67639, id="max is lowered when a pod that was planned is created"),
         pytest.param(22685, id="a loss after resizes that no snapshot has outlasted"),
     ],
