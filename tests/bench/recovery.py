@@ -10,9 +10,10 @@ the median over pairs of torchrun / ours of `back`, with its range.
 
 torchrun restarts on the spot, on one node, which is the least that it can cost; its checkpoints are
 saved in the background every S seconds (`dcp.async_save`). Ours goes on with three workers and takes
-the fourth back when it is warm. A second table is of who falls silent: a pod or its worker alone
-that is stopped (SIGSTOP), and a pod whose network is cut (as root). Only ours is measured, since
-torchrun does not notice that before the process group's timeout.
+the fourth back when it is warm. A second table is of pods: one whose agent and worker are killed
+with -9, and who falls silent: a pod or its worker alone that is stopped (SIGSTOP), and a pod whose
+network is cut (as root). Only ours is measured: torchrun has no second agent here, and does not
+notice silence before the process group's timeout.
 """
 
 import contextlib
@@ -65,6 +66,16 @@ def killed(side: Side, pid: int) -> Iterator[None]:
     """kill -9 of a worker."""
     del side
     os.kill(pid, signal.SIGKILL)
+    yield
+
+
+@contextmanager
+def killed_with_agent(side: Side, pid: int) -> Iterator[None]:
+    """kill -9 of all of a pod."""
+    assert isinstance(side, Ours)
+    for victim in (side.agent_of(pid), pid):
+        with contextlib.suppress(ProcessLookupError):  # a worker ends with its agent
+            os.kill(victim, signal.SIGKILL)
     yield
 
 
@@ -146,9 +157,10 @@ def compare(size: str, *, repeats: int, checkpoint_seconds: int) -> dict[str, li
     return found
 
 
-def silences(size: str, *, repeats: int) -> dict[str, list[Recovery]]:
-    """Losses of ours that close no connection, by kind."""
+def losses_of_pods(size: str, *, repeats: int) -> dict[str, list[Recovery]]:
+    """Other losses of ours, by kind; but for the first they close no connection."""
     kinds: dict[str, Break] = {
+        "killed pod": killed_with_agent,
         "stopped pod": partial(stopped, pod=True),
         "stopped worker": partial(stopped, pod=False),
     }
@@ -187,7 +199,7 @@ def main() -> None:
     size = "tiny" if options.quick else "25m"
     repeats = options.repeats or (1 if options.quick else 4)
     found = compare(size, repeats=repeats, checkpoint_seconds=options.checkpoint_seconds)
-    silent = silences(size, repeats=max(1, repeats // 2))
+    pods = losses_of_pods(size, repeats=max(1, repeats // 2))
     pairs = ratios([r.back for r in found["torchrun"]], [r.back for r in found["ours"]])
     print(
         line(
@@ -197,7 +209,7 @@ def main() -> None:
             checkpoint_seconds=options.checkpoint_seconds,
             ours=spreads(found["ours"]),
             torchrun=spreads(found["torchrun"]),
-            silent={kind: spreads(recoveries) for kind, recoveries in silent.items()},
+            pods={kind: spreads(recoveries) for kind, recoveries in pods.items()},
         )
     )
 
