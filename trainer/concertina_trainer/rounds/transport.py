@@ -82,12 +82,14 @@ class GlooTransport:
         self._lock = threading.Lock()
         self._before: frozenset[sockets.Connection] | None = None
         self._opened: frozenset[sockets.Connection] = frozenset()
+        self._opening: tuple[frozenset[sockets.Connection], int] | None = None
+        """While groups are opened: who listened before, and how many peers there are."""
         self._snapshots: dist.ProcessGroup | None = None
         self._for_snapshots: frozenset[sockets.Connection] = frozenset()
 
     def open(self, store: Store, *, rank: int, world_size: int) -> Groups:
         """See Transport."""
-        with self.recorded():
+        with self._calling(world_size):
             try:
                 dist.init_process_group(
                     self.backend,
@@ -116,10 +118,13 @@ class GlooTransport:
     def break_off(self) -> None:
         """See Transport."""
         with self._lock:
-            opened = self._opened
+            opened, opening = self._opened, self._opening
             if self._before is not None:
                 opened |= sockets.connections() - self._before
         sockets.shut_down(opened)
+        if opening is not None:
+            before, num_peers = opening
+            sockets.call_and_hang_up(sockets.listeners() - before, num_peers=num_peers)
 
     def break_off_snapshots(self) -> None:
         """See Transport."""
@@ -130,7 +135,7 @@ class GlooTransport:
         if self._snapshots is not None:
             dist.destroy_process_group(self._snapshots)
             self._snapshots = None
-        with self.recorded():
+        with self._calling(dist.get_world_size()):
             return self._open_snapshots()
 
     def _open_snapshots(self) -> dist.ProcessGroup:
@@ -155,6 +160,18 @@ class GlooTransport:
             with self._lock:
                 self._opened |= sockets.connections() - self._before
                 self._before = None
+
+    @contextlib.contextmanager
+    def _calling(self, num_peers: int) -> Iterator[None]:
+        """Record, and let `break_off` end the waiting for calls of peers, too."""
+        with self.recorded():
+            with self._lock:
+                self._opening = sockets.listeners(), num_peers
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._opening = None
 
     def _forget(self) -> None:
         # FSDP modules are reference cycles that keep groups, sockets and threads alive.
