@@ -49,9 +49,10 @@ def die_once_known(port):
 
 
 def open_with_a_dying_peer(rank, port):
-    store = PrefixStore("round/", TCPStore("127.0.0.1", port, is_master=False))
     news = PrefixStore("round/", TCPStore("127.0.0.1", port, is_master=False))
     groups = transport.GlooTransport()
+    with groups.recorded():
+        store = PrefixStore("round/", TCPStore("127.0.0.1", port, is_master=False))
     if rank == 0:
         threading.Thread(target=die_once_known, args=(port,)).start()
     ended = threading.Event()
