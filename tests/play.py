@@ -8,7 +8,7 @@ Each pod is a process of the pool; who is no longer named leaves.
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from concertina_api.v1alpha1 import Member, Membership
 from concertina_trainer.agent.mailbox import put
 from concertina_trainer.loading import load_task
 from concertina_trainer.loop.context import WorkerContext
+from concertina_trainer.loop.session import Session
 from tests import worlds
 
 Script = Mapping[int, Sequence[int]]
+Look = Callable[[Session], Any]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Played:
     pids: list[int]
     resources: list[list[tuple[int, int, int]]]
     """By pod, after each round: descriptors, threads, resident bytes."""
+    seen: list[list[Any]]
+    """By pod, before each step: what `look` found."""
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -58,9 +62,17 @@ class Played:
 
 
 def play(
-    document: Mapping[str, Any], folder: Path, script: Script, *, dumps: Path | None = None
+    document: Mapping[str, Any],
+    folder: Path,
+    script: Script,
+    *,
+    dumps: Path | None = None,
+    look: Look | None = None,
 ) -> Played:
-    """Run the job; `dumps` receives each rank's rows before and after every resize."""
+    """Run the job; `dumps` receives each rank's rows before and after every resize.
+
+    `look`, a top-level function, is called in each worker before each step.
+    """
     from torch.distributed import TCPStore
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,9 +87,10 @@ def play(
     ports = [store.port for store in stores]
     results = worlds.run(
         _part, max(pods) + 1, dict(document), str(folder), dict(script), ports,
-        str(dumps) if dumps else None, timeout_seconds=240,
+        str(dumps) if dumps else None, look, timeout_seconds=240,
     )  # fmt: skip
-    return Played(folder, [r[0] for r in results if r], [r[1] for r in results if r])
+    pids, resources, seen = zip(*filter(None, results), strict=True)
+    return Played(folder, list(pids), list(resources), list(seen))
 
 
 def _part(
@@ -86,7 +99,8 @@ def _part(
     script: dict[int, Sequence[int]],
     ports: Sequence[int],
     dumps: str | None,
-) -> tuple[int, list[tuple[int, int, int]]] | None:
+    look: Look | None,
+) -> tuple[int, list[tuple[int, int, int]], list[Any]] | None:
     from concertina_trainer import worker
     from concertina_trainer.loop.status import StatusBoard
 
@@ -100,6 +114,7 @@ def _part(
     documents = _memberships(script, ports)
     pods = {name for members in script.values() for name in members}
     resources: list[tuple[int, int, int]] = []
+    seen: list[Any] = []
 
     published: set[int] = set()
 
@@ -131,10 +146,12 @@ def _part(
                     if due <= training.progress.step and membership.round <= training.round:
                         published.add(due)
                 publish_due(training.progress.step)
+            if look is not None:
+                seen.append(look(training))
             with step:
                 for batch in step.micro_batches():
                     step.backward(task.loss(step.model, batch))
-    return os.getpid(), resources
+    return os.getpid(), resources, seen
 
 
 def _context(folder: str, pod: int) -> WorkerContext:
