@@ -87,3 +87,18 @@ def test_a_straggler_is_told_once_as_long_as_the_others_wait_for_it():
     assert condition(first.status, ConditionType.SLOW).status == "True"
     second = plan(again(seen, first), at(1))
     assert [event for event in second.events if event.reason == "PodSlow"] == []
+
+
+def test_the_event_of_a_failure_holds_the_traceback_of_the_report():
+    seen = observed()
+    failure = {
+        "round": 7,
+        "incarnation": "i1",
+        "cause": "Exception",
+        "message": "KeyError: 41",
+        "traceback": "  File a, line 3\nKeyError: 41",
+    }
+    reports = seen.reports | {"tiny-lm-1": a_report(1, phase=PodPhase.FAILED, failure=failure)}
+    planned = plan(replace(seen, reports=reports), at(0))
+    told = [event.detail for event in planned.events if event.reason == "WorkerFailed"]
+    assert told == [failure["traceback"]]
