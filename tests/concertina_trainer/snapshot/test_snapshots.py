@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,30 @@ def test_each_holds_its_own_part_and_its_charges_bitwise(world_size, workers_per
         charge = (rank - workers_per_pod) % world_size
         assert held == {rank: False, charge: True}
         assert (step, taken) == (5, 1)
+
+
+def go_on_before_the_other(groups, transport, port):
+    """Rank 1 begins its snapshot only once rank 0 has gone on from its own."""
+    store = TCPStore("127.0.0.1", port, is_master=False)
+    snapshots, holding = begun(groups, transport)
+    agree(groups, snapshots, [5])
+    snapshots.after_step(5, seconds=0.1, slots=1)
+    if groups.rank == 1:
+        store.wait(["rank 0 went on"], timedelta(seconds=20))
+    snapshots.take(replace(holding, step=6))
+    snapshots.before_update()
+    held = snapshots.held
+    if groups.rank == 0:
+        store.set("rank 0 went on", "")
+    agreed = agree(groups, snapshots, [6, FAILED])
+    snapshots.leave()
+    return held, agreed
+
+
+def test_steps_go_on_before_the_neighbours_part_is_there():
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    (held, agreed), _ = run(go_on_before_the_other, 2, store.port)
+    assert (held, agreed) == (5, 6)
 
 
 def leave_soon(groups, transport, waits):
