@@ -148,22 +148,37 @@ def test_one_loss_after_another_down_to_the_last_worker(tmp_path):
         stop(fleet, ["b"])
 
 
-@pytest.mark.parametrize("point", SNAPSHOT_POINTS)
-def test_a_worker_killed_at_any_point_of_a_snapshot_costs_no_checkpoint(tmp_path, point):
+@pytest.mark.parametrize(
+    ("victim", "point"),
+    [
+        *(pytest.param("c", point, id=f"another rank, {point}") for point in SNAPSHOT_POINTS),
+        *(
+            pytest.param(
+                "a",
+                point,
+                id=f"rank 0, {point}",
+                marks=[] if point == "complete" else pytest.mark.matrix,
+            )
+            for point in SNAPSHOT_POINTS
+        ),
+    ],
+)
+def test_a_worker_killed_at_any_point_of_a_snapshot_costs_no_checkpoint(tmp_path, victim, point):
+    names, survivors = ["a", "b", "c"], [name for name in "abc" if name != victim]
     with Fleet(tmp_path, long_job()) as fleet:
-        fleet.start("a", "b")
+        fleet.start(*survivors)
         # Its third one: two were complete before, or one while the second was on its way.
-        fleet.start("c", kill_at=(3, point))
-        fleet.publish(["a", "b", "c"])
-        fleet.pods["c"].process.join(60)
-        assert fleet.pods["c"].process.exitcode == -9
-        newest = fleet.publish(["a", "b"], lost=["c"])
-        fleet.wait_round(newest.round, ["a", "b"])
-        resize = fleet.pods["a"].status.acknowledged
+        fleet.start(victim, kill_at=(3, point))
+        fleet.publish(names)
+        fleet.pods[victim].process.join(60)
+        assert fleet.pods[victim].process.exitcode == -9
+        newest = fleet.publish(survivors, lost=[victim])
+        fleet.wait_round(newest.round, survivors)
+        resize = fleet.pods[survivors[0]].status.acknowledged
 
         assert resize.source == "snapshot"
         assert resize.step > 0
-        stop(fleet, ["a", "b"])
+        stop(fleet, survivors)
 
 
 @pytest.mark.parametrize(
