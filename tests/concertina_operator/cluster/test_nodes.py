@@ -1,4 +1,4 @@
-"""Nodes that are about to be taken away, and nodes that lose pods, under the real scheduler."""
+"""Nodes and pods about to be taken away, and nodes that lose pods, under the real scheduler."""
 
 import pytest
 
@@ -45,6 +45,22 @@ def node_of(trainers, pod):
     return trainers.pods()[pod]["spec"].get("nodeName")
 
 
+def check_leaves(trainers, pod, uid):
+    """A round begins without the pod before it is told to end, and another takes its place."""
+    trainers.until(lambda: len(trainers.imagined.members) == 1, "no round without the pod")
+    left = trainers.imagined.membership
+    assert [member.pod for member in left.leaving] == [pod]
+    assert "deletionTimestamp" not in trainers.pods()[pod]["metadata"]
+    trainers.until(
+        lambda: len(trainers.imagined.members) == 2 and trainers.imagined.trains,
+        "the pod is not replaced",
+    )
+    assert uid not in {member.uid for member in trainers.imagined.membership.members}
+    assert trainers.membership()["spec"].get("lost", []) == []
+    assert trainers.status()["failures"]["count"] == 0
+    wait_for(lambda: "NoticeGiven" in trainers.events(), lambda: f"{trainers.events()}")
+
+
 def test_a_pod_leaves_a_node_that_is_about_to_be_taken_away(start, api, namespace, trainers):
     apply_all(api, node_rights(namespace=namespace, jobs_in=namespace))
     start("operator", "--watch-nodes", "--notice-taint", "example.com/going")
@@ -54,19 +70,23 @@ def test_a_pod_leaves_a_node_that_is_about_to_be_taken_away(start, api, namespac
     taint = {"key": "example.com/going", "effect": "NoSchedule"}
     api.patch(f"/api/v1/nodes/{node}", {"spec": {"taints": [taint]}})
 
-    trainers.until(lambda: len(trainers.imagined.members) == 1, "no round without the pod")
-    left = trainers.imagined.membership
-    assert [member.pod for member in left.leaving] == ["tiny-lm-1"]
-    assert "deletionTimestamp" not in trainers.pods()["tiny-lm-1"]["metadata"]
-    trainers.until(
-        lambda: len(trainers.imagined.members) == 2 and trainers.imagined.trains,
-        "the pod is not replaced",
-    )
-    assert uid not in {member.uid for member in trainers.imagined.membership.members}
+    check_leaves(trainers, "tiny-lm-1", uid)
     assert node not in {node_of(trainers, pod) for pod in trainers.imagined.members}
-    assert trainers.membership()["spec"].get("lost", []) == []
-    assert trainers.status()["failures"]["count"] == 0
-    wait_for(lambda: "NoticeGiven" in trainers.events(), lambda: f"{trainers.events()}")
+
+
+def test_a_pod_that_is_about_to_be_disrupted_leaves(start, api, namespace, trainers):
+    start("operator")
+    trainers.until_trained_by("tiny-lm-0", "tiny-lm-1")
+    uid = trainers.pods()["tiny-lm-1"]["metadata"]["uid"]
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+    api.call(
+        "PATCH",
+        f"/api/v1/namespaces/{namespace}/pods/tiny-lm-1/status",
+        {"status": {"conditions": [condition]}},
+        content_type="application/strategic-merge-patch+json",
+    )
+
+    check_leaves(trainers, "tiny-lm-1", uid)
 
 
 def test_an_operator_that_may_not_read_nodes_serves_jobs_all_the_same(start, trainers):
