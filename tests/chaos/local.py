@@ -106,6 +106,8 @@ class Watch:
         self._folder = folder
         self._stop = threading.Event()
         self.most_pods = 0
+        self._num_pods = 0
+        """In the look before."""
         self.gpu_seconds = 0.0
         """Since the newest start of the operator."""
         self.pids: set[int] = set()
@@ -128,8 +130,15 @@ class Watch:
             now = time.monotonic()
             self.gpu_seconds += len(pods) * (now - self._looked)
             self._looked = now
-            if len(pods) > self.most_pods:
-                self.most_pods = max(self.most_pods, len(pods - self._on_their_way_out(found)))
+            self._count(pods, found)
+
+    def _count(self, pods: set[str], found: Sequence[Owned]) -> None:
+        """Count who was there in two looks in a row: the log tells of an end after the fact."""
+        num_pods = len(pods)
+        if num_pods > self.most_pods:
+            num_pods -= len(pods & self._on_their_way_out(found))
+        self.most_pods = max(self.most_pods, min(num_pods, self._num_pods))
+        self._num_pods = num_pods
 
     def _on_their_way_out(self, found: Sequence[Owned]) -> set[str]:
         """Uids of pods that were deleted: they hold a place no more, as terminating ones on a node."""

@@ -11,7 +11,6 @@ when nothing changed.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
@@ -144,9 +143,10 @@ class Inbox(Generic[Content]):
 def put(path: Path, content: BaseModel) -> None:
     """Replace the file at `path` by `content`, atomically; a failure leaves what was there.
 
+    Of each file there is one writer, so what one that was killed has left is the next one's.
     Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}")
     try:
         temporary.write_text(content.model_dump_json(by_alias=True, exclude_none=True))
         temporary.replace(path)
