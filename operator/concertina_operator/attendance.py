@@ -76,11 +76,9 @@ def attendance(
     committed = not handing_over
     if membership.members:
         committed = _is_committed(membership, by_uid, committed_round)
-    leaving = {member.key for member in membership.leaving}
-    if committed:  # what was handed over cannot be lost any more
+    if committed or not membership.members:  # what was handed over cannot be lost any more
+        leaving = {member.key for member in membership.leaving}
         lost = [entry for entry in lost if entry.member.key not in leaving]
-    elif not membership.members:  # who has saved its part is deleted, or goes by itself
-        lost = [entry for entry in lost if entry.member.uid in by_uid]
     named = (*membership.members, *membership.leaving, *membership.lost)
     return Attendance(
         committed=committed,

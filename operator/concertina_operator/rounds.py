@@ -46,9 +46,8 @@ def dismissed(
 ) -> NextRound:
     """The round without members: who is alive saves, hands over and exits.
 
-    `number` is the next round. Nothing is published when they were told already and nobody was lost
-    since, nor when nobody is there to read it, unless the job goes on and its round names pods that
-    are gone.
+    `number` is the next round. Nothing is published when they were told already, nor when nobody
+    is there to read it, unless the job goes on and its round names pods that are gone.
     """
     is_read = bool(there.alive) or (
         intent is Intent.RUN and present is not None and present.members
@@ -57,7 +56,7 @@ def dismissed(
         return NextRound(
             membership=present, reason=RoundReason.STEADY, message="no pod holds state"
         )
-    if not present.members and present.intent is intent and not there.lost:
+    if not present.members and present.intent is intent:
         waiting = _names(there.alive)
         message = f"round {present.round} waits for {waiting} to save and exit"
         return NextRound(membership=present, reason=RoundReason.ROUND_OPEN, message=message)

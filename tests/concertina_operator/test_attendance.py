@@ -173,15 +173,6 @@ def test_an_empty_round_is_done_when_everyone_has_left():
     assert (there.committed, there.lost) == (True, ())
 
 
-def test_who_is_lost_before_its_part_is_saved_is_known_by_its_pod():
-    membership = a_membership(2, leaving=(a_member(0), a_member(1)))
-    killed = a_standing(1, pod={"exit_code": 137})
-    there = attendance(membership, [training(0), killed], committed_round=1)
-    assert [entry.member.pod for entry in there.lost] == ["tiny-lm-1"]
-    gone = attendance(membership, [training(0)], committed_round=1)
-    assert (gone.committed, gone.lost) == (False, ())  # it may have saved and left
-
-
 def test_warm_pods_that_no_round_names_are_newcomers_the_oldest_first():
     standings = [
         training(0),

@@ -163,13 +163,6 @@ def test_dismissed_members_save_and_exit(intent):
     assert dismissed(got.membership, told, intent=intent, number=10).membership is got.membership
 
 
-def test_who_is_lost_while_all_save_is_told_to_those_who_are_left():
-    present = a_membership(4, intent="Suspend", leaving=some(0, 1))
-    there = Attendance(committed=False, handing_over=some(1), lost=gone(0))
-    got = dismissed(present, there, intent=Intent.SUSPEND, number=5).membership
-    assert (got.round, who(got.leaving), who(got.lost)) == (5, "1", "0")
-
-
 def test_nobody_is_dismissed_where_nobody_is():
     present = a_membership(4, 0)
     there = Attendance(committed=True, lost=gone(0))

@@ -28,7 +28,6 @@ class Saver:
         self._workers = frozenset[str]()
         self._last = worker.kernel.now
         self._pending = 0
-        self._waits = False
         self._dropped: dict[int, Any] = {}
         """Those that come to nothing, by id."""
 
@@ -40,11 +39,6 @@ class Saver:
     def expects_all_of(self, membership: Membership) -> bool:
         """See Saver."""
         return self._workers <= present(membership)
-
-    @property
-    def waits_for_leader(self) -> bool:
-        """Whether the part is written of a save that others make durable."""
-        return self._waits and not self._pending
 
     def is_due(self) -> bool:
         """Whether the leader asks for one."""
@@ -72,15 +66,11 @@ class Saver:
         if gives_up():
             return False
         storage, state = self._worker.world.storage, holding.tensors["state"]
-        self._waits = True
-        try:
-            return self._await(
-                holding,
-                until=lambda: (storage.latest, storage.round) == (state, holding.round),
-                gives_up=lambda: gives_up() or id(holding) in self._dropped,
-            )
-        finally:
-            self._waits = False
+        return self._await(
+            holding,
+            until=lambda: (storage.latest, storage.round) == (state, holding.round),
+            gives_up=lambda: gives_up() or id(holding) in self._dropped,
+        )
 
     def _await(
         self, holding: Any, *, until: Callable[[], bool], gives_up: Callable[[], bool]

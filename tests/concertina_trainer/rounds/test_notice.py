@@ -2,9 +2,8 @@
 
 import pytest
 
-from concertina_api.v1alpha1 import Intent, PodPhase
+from concertina_api.v1alpha1 import Intent
 from concertina_trainer.checkpoint.reader import find, verify
-from concertina_trainer.rounds.phases import LAST_SAVE
 from tests.fleet import Fleet
 from tests.tasks import job_document
 
@@ -62,23 +61,3 @@ def test_a_job_that_is_suspended_as_it_loses_rank_0_saves_the_snapshot_of_it(tmp
         fleet.wait_end("b", "c")
 
         assert saved(fleet).manifest.identity.step > 0
-
-
-@pytest.mark.parametrize("victim", ["a", pytest.param("b", marks=pytest.mark.matrix)])
-def test_who_is_left_when_somebody_dies_in_a_suspension_saves_the_snapshot(tmp_path, victim):
-    names = ["a", "b", "c"]
-    with Fleet(tmp_path, long_job(snapshots={"everySteps": 2})) as fleet:
-        for name in names:
-            fleet.start(name, **({"kill_at": (1, LAST_SAVE)} if name == victim else {}))
-        fleet.publish(names)
-        fleet.wait_steps(8)
-        fleet.publish([], leaving=names, intent=Intent.SUSPEND)
-        fleet.pods[victim].process.join(60)
-        assert fleet.pods[victim].process.exitcode == -9
-        left = [name for name in names if name != victim]
-        fleet.publish([], leaving=left, lost=[victim], intent=Intent.SUSPEND)
-        fleet.wait_end(*left)
-
-        assert {fleet.pods[name].status.phase for name in left} == {PodPhase.LEFT}
-        step = saved(fleet).manifest.identity.step
-        assert 0 < step <= fleet.steps()[-1]["step"]

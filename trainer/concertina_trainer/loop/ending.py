@@ -3,7 +3,6 @@
 The rounds (loop/rounds.py) say how it ended; worker.py makes the exit code of it.
 """
 
-from collections.abc import Callable
 from enum import Enum, auto
 
 from concertina_api.errors import TrainingFailed
@@ -22,28 +21,15 @@ class Ending(Enum):
     """A round went on without this worker; it must start anew before it may join again."""
 
 
-def save_last(
-    keeper: StateKeeper,
-    saver: Saver,
-    *,
-    membership: Membership,
-    gives_up: Callable[[], bool],
-) -> bool:
-    """A round has no members: save what there is, with all who are left.
-
-    False when `gives_up` says so before it is durable, or another worker has failed: then the next
-    round is waited for. Raises TrainingFailed when it is not durable.
-    """
+def save_last(keeper: StateKeeper, saver: Saver, *, membership: Membership) -> None:
+    """A round has no members: save what there is. Raises TrainingFailed when it is not durable."""
     # After an abandoned step, or a round that broke, the state is held, not live.
     held = [keeper.hold()] if keeper.live is not None else keeper.held
-    if saver.expects_all_of(membership):
-        return all(saver.save_with_others(holding, gives_up=gives_up) for holding in held[:1])
-    if not saver.can_save:
+    if not saver.can_save or saver.expects_all_of(membership):
         for holding in held[:1]:
             saver.save_now(holding)
     elif not _save_held(keeper, saver, settle_seconds=SETTLE_SECONDS):
         raise TrainingFailed("the last state is not saved: workers that held parts of it are gone")
-    return True
 
 
 def save_without_operator(keeper: StateKeeper, saver: Saver, *, within_seconds: float) -> None:

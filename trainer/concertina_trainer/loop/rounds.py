@@ -27,8 +27,6 @@ from concertina_trainer.schedule.controller import renumbered
 
 log = logging.getLogger(__name__)
 
-_NOT_SAVED = "the others did not save the last state with this worker"
-
 
 class Rounds:
     """The way of one worker through the rounds."""
@@ -142,7 +140,7 @@ class Rounds:
         if self._saver.save_with_others(self._keeper.hold(), gives_up=self._is_round_over):
             self.end(Ending.FINISHED)
         else:
-            self.broke(RoundFailed(_NOT_SAVED))
+            self.broke(RoundFailed("the others did not save the last state with this worker"))
 
     def end(self, ending: Ending) -> None:
         """This worker's part is over."""
@@ -188,10 +186,6 @@ class Rounds:
         return newest is not None and (
             bool(newest.members) or not self._saver.expects_all_of(newest)
         )
-
-    def _is_left_to_the_leader(self) -> bool:
-        """Whether this worker must end, and its part of the last state is written."""
-        return self._inbox.grace_left() is not None and self._saver.waits_for_leader
 
     def _due(self) -> Membership | None:
         """The membership to enter now; None to go on training in the present round."""
@@ -291,21 +285,9 @@ class Rounds:
         self._keeper.suspend()
 
     def _leave(self, membership: Membership) -> None:
-        """A round without members: save what there is, then go.
-
-        Where that is not durable and somebody is gone, there will be another one, of those who are left.
-        """
+        """A round without members: save what there is, then go."""
         self._memberships.tried = membership.round
-        self._reached(LAST_SAVE)
-        is_saved = save_last(
-            self._keeper,
-            self._saver,
-            membership=membership,
-            gives_up=lambda: self._is_round_over() or self._is_left_to_the_leader(),
-        )
-        if not is_saved and (self._is_round_over() or self._inbox.grace_left() is None):
-            self.broke(RoundFailed(_NOT_SAVED))
-            return
+        save_last(self._keeper, self._saver, membership=membership)
         log.info("round %d has no members (%s)", membership.round, membership.intent.value)
         self.end(Ending.FINISHED if membership.intent is Intent.STOP else Ending.LEFT)
 

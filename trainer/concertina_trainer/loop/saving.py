@@ -158,11 +158,6 @@ class Saver:
         """Why the newest save came to nothing, or has not ended; empty while all is well."""
         return self._writer.trouble
 
-    @property
-    def waits_for_leader(self) -> bool:
-        """Whether this worker's part is written of a save that the leader has yet to make durable."""
-        return self._writer.waits_for_leader
-
     def stepped(self, seconds: float, *, slots: int) -> None:
         """A step of `slots` micro-batches is done; what it took longer is a checkpoint's cost."""
         writing, self._writing = self._writing, self._writer.pending
