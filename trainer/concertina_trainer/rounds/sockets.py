@@ -13,6 +13,7 @@ the peers that are missing, and hangs up.
 import contextlib
 import os
 import socket
+import stat
 import struct
 from pathlib import Path
 
@@ -33,68 +34,74 @@ def listeners() -> frozenset[Connection]:
     return _sockets(listening=True)
 
 
-def call_and_hang_up(wanted: frozenset[Connection], *, num_peers: int) -> None:
-    """Let none of these listeners of gloo wait for any of its peers any more.
+def call_and_hang_up(listener: Connection, *, num_peers: int) -> None:
+    """Let this listener of gloo wait for none of its peers any more.
 
-    A peer that calls says first its number among those of the listener, in 8 bytes.
+    A peer that calls says first its number among those of the listener, in 8 bytes. What is said
+    before anybody waits is kept, so one call for each is enough.
     """
-    for listener in wanted:
-        if (address := _address(listener)) is None:
-            continue
+    found = _opened(listener, listening=True)
+    if found is None:
+        return
+    with found, contextlib.suppress(OSError):
+        address = found.getsockname()
         for number in range(num_peers):
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection(address, timeout=_CALL_SECONDS) as call,
-            ):
+            with socket.socket(found.family) as call:
+                call.settimeout(_CALL_SECONDS)
+                call.connect(address)
                 call.sendall(struct.pack("=q", number))
 
 
 def shut_down(wanted: frozenset[Connection]) -> int:
     """End these connections, if they still are what they were; returns how many were ended."""
     ended = 0
-    for descriptor, inode in wanted:
-        if _socket(descriptor, listening=False) != (descriptor, inode):
-            continue
-        try:
-            with socket.socket(fileno=os.dup(descriptor)) as connection:
-                connection.shutdown(socket.SHUT_RDWR)
-            ended += 1
-        except OSError:
+    for each in wanted:
+        connection = _opened(each, listening=False)
+        if connection is None:
             continue  # closed meanwhile: what was wanted
+        with connection, contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+            ended += 1
     return ended
 
 
 def _sockets(*, listening: bool) -> frozenset[Connection]:
     entries = (int(entry.name) for entry in Path("/proc/self/fd").iterdir())
-    found = (_socket(descriptor, listening=listening) for descriptor in entries)
+    found = (_known(descriptor, listening=listening) for descriptor in entries)
     return frozenset(each for each in found if each is not None)
 
 
-def _socket(descriptor: int, *, listening: bool) -> Connection | None:
+def _known(descriptor: int, *, listening: bool) -> Connection | None:
     """The TCP socket of a descriptor, if it is one that listens, or one that does not."""
     try:
-        if not str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith("socket:"):
-            return None
-        with socket.socket(fileno=os.dup(descriptor)) as found:
-            if found.family not in (socket.AF_INET, socket.AF_INET6):
+        inode = os.stat(descriptor).st_ino
+    except OSError:
+        return None
+    found = _opened((descriptor, inode), listening=listening)
+    if found is None:
+        return None
+    found.close()
+    return descriptor, inode
+
+
+def _opened(wanted: Connection, *, listening: bool) -> socket.socket | None:
+    """A handle of its own of a TCP socket, if the descriptor still is that socket."""
+    descriptor, inode = wanted
+    with contextlib.ExitStack() as stack:
+        try:
+            own = os.dup(descriptor)
+            stack.callback(os.close, own)
+            status = os.fstat(own)
+            if not stat.S_ISSOCK(status.st_mode) or status.st_ino != inode:
                 return None
-            if found.type != socket.SOCK_STREAM:
+            found = socket.socket(fileno=own)
+            stack.callback(found.detach)
+            is_tcp = found.family in (socket.AF_INET, socket.AF_INET6)
+            if not is_tcp or found.type != socket.SOCK_STREAM:
                 return None
             if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != listening:
                 return None
-        return descriptor, os.stat(descriptor).st_ino
-    except OSError:
-        return None
-
-
-def _address(listener: Connection) -> tuple[str, int] | None:
-    """Where a listener waits, if it still is what it was."""
-    descriptor, _ = listener
-    try:
-        if _socket(descriptor, listening=True) != listener:
+        except OSError:
             return None
-        with socket.socket(fileno=os.dup(descriptor)) as found:
-            host, port = found.getsockname()[:2]
-    except OSError:
-        return None
-    return host, port
+        stack.pop_all()
+        return found

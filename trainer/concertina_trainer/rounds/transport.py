@@ -82,8 +82,10 @@ class GlooTransport:
         self._lock = threading.Lock()
         self._before: frozenset[sockets.Connection] | None = None
         self._opened: frozenset[sockets.Connection] = frozenset()
-        self._opening: tuple[frozenset[sockets.Connection], int] | None = None
-        """While groups are opened: who listened before, and how many peers there are."""
+        self._num_peers = 0
+        """How many are called or call while groups are opened; then 0."""
+        self._called: frozenset[sockets.Connection] = frozenset()
+        """Listeners that wait for no peer: those from before, and those that were called."""
         self._snapshots: dist.ProcessGroup | None = None
         self._for_snapshots: frozenset[sockets.Connection] = frozenset()
 
@@ -102,11 +104,12 @@ class GlooTransport:
             except BaseException:
                 _number_anew()
                 raise
-            control = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+            control = dist.new_group(backend="gloo", timeout=OPEN_TIMEOUT)
             mesh = init_device_mesh(self.device.type, (world_size,))
             snapshot = self._open_snapshots() if world_size > 1 else None
-        dist.set_timeout(COLLECTIVE_TIMEOUT)
         assert isinstance(control, dist.ProcessGroup)
+        for group in (None, control):
+            dist.set_timeout(COLLECTIVE_TIMEOUT, group)
         return Groups(rank, world_size, control, mesh, snapshot)
 
     def close(self) -> None:
@@ -118,13 +121,14 @@ class GlooTransport:
     def break_off(self) -> None:
         """See Transport."""
         with self._lock:
-            opened, opening = self._opened, self._opening
+            opened, num_peers = self._opened, self._num_peers
             if self._before is not None:
                 opened |= sockets.connections() - self._before
+            called = sockets.listeners() - self._called if num_peers else frozenset()
+            self._called |= called
         sockets.shut_down(opened)
-        if opening is not None:
-            before, num_peers = opening
-            sockets.call_and_hang_up(sockets.listeners() - before, num_peers=num_peers)
+        for listener in called:
+            sockets.call_and_hang_up(listener, num_peers=num_peers)
 
     def break_off_snapshots(self) -> None:
         """See Transport."""
@@ -166,12 +170,12 @@ class GlooTransport:
         """Record, and let `break_off` end the waiting for calls of peers, too."""
         with self.recorded():
             with self._lock:
-                self._opening = sockets.listeners(), num_peers
+                self._called, self._num_peers = sockets.listeners(), num_peers
             try:
                 yield
             finally:
                 with self._lock:
-                    self._opening = None
+                    self._num_peers = 0
 
     def _forget(self) -> None:
         # FSDP modules are reference cycles that keep groups, sockets and threads alive.
