@@ -217,9 +217,11 @@ def _next_round(
 
 
 def _is_trained(situation: Situation) -> bool:
-    """Whether no step follows, by the word of those who train."""
+    """Whether no step follows, by the word of those who train, or by the samples of the job."""
     progress = newest_progress(reports_of(situation.standings))
-    return progress is not None and progress.trained
+    total = situation.spec.samples
+    is_consumed = total is not None and situation.status.progress.samples >= total
+    return is_consumed or (progress is not None and progress.trained)
 
 
 def _excluded(verdict: Verdict | None) -> frozenset[str]:

@@ -218,6 +218,17 @@ def test_progress_alone_waits_and_everything_else_is_sent_at_once():
     assert sink.sent[-1].progress.step == 4
 
 
+def test_that_no_step_follows_is_told_at_once():
+    sink = Sink()
+    publisher = Publisher(sink)
+    publisher.publish(report(progress(1)), now=0)
+    last = progress(2)
+    trained = last.progress.model_copy(update={"trained": True})
+    publisher.publish(report(last.model_copy(update={"progress": trained})), now=0.1)
+    assert sink.sent[-1].progress.trained
+    assert sink.sent[-1].progress.step == 2
+
+
 def test_a_newer_snapshot_is_progress_and_that_there_is_none_any_more_is_news():
     sink = Sink()
     publisher = Publisher(sink)

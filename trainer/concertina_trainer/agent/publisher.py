@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
-from concertina_api.v1alpha1 import Report, SnapshotFacts, TrainingReport
+from concertina_api.v1alpha1 import Progress, Report, SnapshotFacts, TrainingReport
 from concertina_trainer.agent.mailbox import put
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,8 @@ class Publisher:
 
 
 def _news(report: Report) -> Report:
-    """What is worth telling at once; of snapshots, whether there are any."""
+    """What is worth telling at once; of snapshots, whether there are any; that no step follows."""
     off = report.snapshot and SnapshotFacts(off=report.snapshot.off, fits=report.snapshot.fits)
-    return report.model_copy(update={**_PROGRESS_FIELDS, "snapshot": off})
+    is_trained = report.progress is not None and report.progress.trained
+    trained = Progress(step=0, samples=0, trained=True) if is_trained else None
+    return report.model_copy(update={**_PROGRESS_FIELDS, "snapshot": off, "progress": trained})

@@ -136,6 +136,7 @@ class Rounds:
 
         Where there is a newer round before that is done, its members do so.
         """
+        self._reporter.tell()  # that no step follows
         self._reached(LAST_SAVE)
         if self._saver.save_with_others(self._keeper.hold(), gives_up=self._is_round_over):
             self.end(Ending.FINISHED)
