@@ -132,7 +132,7 @@ def finishing(situation: Situation) -> Course:
         message="all samples are consumed and the last state is saved, members exit",
         next=following,
         pods=PodChanges(delete=slow if left <= timedelta(0) else ()),
-        wanted=situation.before.pods.wanted,
+        wanted=min(situation.before.pods.wanted, situation.ceiling),
         waits=(left,),
     )
 

@@ -35,6 +35,15 @@ def test_a_finished_leader_sends_the_others_home():
     assert says(cluster, "Completed") == ("True", "Finished")
 
 
+def test_a_finishing_job_wants_no_more_than_it_is_granted():
+    cluster = a_cluster(effective=64)
+    leader = cluster.pods["tiny-lm-0"]
+    leader.phase, leader.finished = PodPhase.FINISHED, True
+    cluster.granted = 0
+    cluster.reconcile()
+    assert (cluster.job.status.state, cluster.job.status.pods.wanted) == ("Finishing", 0)
+
+
 @pytest.mark.parametrize(("trained", "want"), [(False, names(0, 1)), (True, names(0))])
 def test_nobody_joins_once_no_step_follows(trained, want):
     cluster = a_cluster()
