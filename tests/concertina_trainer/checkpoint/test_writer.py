@@ -192,22 +192,6 @@ def test_the_same_state_is_saved_once(tmp_path: Path) -> None:
     assert writer.failures == 0
 
 
-def test_two_saves_of_one_state_at_the_same_time_make_one_checkpoint(tmp_path: Path) -> None:
-    writers = [leader(tmp_path), leader(tmp_path)]
-    for _ in range(2):
-        for rank, writer in enumerate(writers):
-            part = holding(1, world_size=2, rank=rank)
-            writer.save(part, origin=world(1), may_publish=always, with_others=True)
-    for writer in writers:
-        assert writer.wait(60)
-        writer.close()
-        assert writer.failures == 0
-    checkpoint = find(tmp_path, job=JOB)
-    assert checkpoint is not None
-    assert checkpoint.manifest.sequence == 1
-    assert found_step(tmp_path) == 1
-
-
 def test_a_failing_save_is_logged_and_counted_and_the_next_one_works(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
