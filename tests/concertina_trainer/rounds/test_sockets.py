@@ -1,7 +1,10 @@
+import fcntl
+import os
 import socket
 import threading
 
 from concertina_trainer.rounds import sockets
+from tests import worlds
 
 
 def test_breaking_off_ends_a_blocked_read_and_spares_listeners_and_strangers():
@@ -28,3 +31,23 @@ def test_breaking_off_ends_a_blocked_read_and_spares_listeners_and_strangers():
         for connection in (stranger, stranger_peer, ours, ours_peer):
             connection.close()
         assert sockets.shut_down(opened) == 0
+
+
+def test_looking_for_sockets_leaves_the_locks_of_files_alone(tmp_path):
+    with (tmp_path / "data").open("w") as data:
+        fcntl.lockf(data, fcntl.LOCK_EX)
+        sockets.connections()
+        taken = worlds.spawn(lock, tmp_path / "data")
+        taken.join(60)
+        assert taken.exitcode == HELD
+
+
+HELD = 7
+
+
+def lock(path):
+    with path.open("w") as data:
+        try:
+            fcntl.lockf(data, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os._exit(HELD)

@@ -13,7 +13,6 @@ the peers that are missing, and hangs up.
 import contextlib
 import os
 import socket
-import stat
 import struct
 from pathlib import Path
 
@@ -89,10 +88,12 @@ def _opened(wanted: Connection, *, listening: bool) -> socket.socket | None:
     descriptor, inode = wanted
     with contextlib.ExitStack() as stack:
         try:
+            # Before it is duplicated: closing a copy of a file's descriptor drops the file's locks.
+            if not Path(f"/proc/self/fd/{descriptor}").is_socket():
+                return None
             own = os.dup(descriptor)
             stack.callback(os.close, own)
-            status = os.fstat(own)
-            if not stat.S_ISSOCK(status.st_mode) or status.st_ino != inode:
+            if os.fstat(own).st_ino != inode:
                 return None
             found = socket.socket(fileno=own)
             stack.callback(found.detach)
