@@ -65,7 +65,7 @@ def slow(folder: Path) -> Iterator[str]:
 
     def hang() -> None:
         while not stop.is_set():
-            with _frozen(folder):
+            with frozen(folder):
                 stop.wait(HANGS_SECONDS)
             stop.wait(ANSWERS_SECONDS)
 
@@ -79,7 +79,8 @@ def slow(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _frozen(folder: Path) -> Iterator[None]:
+def frozen(folder: Path) -> Iterator[None]:
+    """No write comes back, as with a server of files that is away."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.ioctl(descriptor, FIFREEZE, 0)

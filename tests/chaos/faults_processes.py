@@ -9,7 +9,7 @@ from tests.chaos.arena import Missed
 from tests.chaos.processes import Owned, signal_all
 
 TURN_SECONDS = 0.05
-"""How long a slow worker runs, and how long it stands."""
+"""How long a slow worker runs before it stands still again."""
 
 
 @contextmanager
@@ -32,14 +32,14 @@ def stopped(processes: Sequence[Owned]) -> Iterator[str]:
 
 
 @contextmanager
-def slowed(process: Owned) -> Iterator[str]:
-    """It stands still half of the time."""
+def slowed(process: Owned, *, stands_seconds: float = TURN_SECONDS) -> Iterator[str]:
+    """It stands still for so long in each turn: half of the time unless told."""
     end = threading.Event()
 
     def hinder() -> None:
         while not end.wait(TURN_SECONDS):
             process.signal(signal.SIGSTOP)
-            end.wait(TURN_SECONDS)
+            end.wait(stands_seconds)
             process.signal(signal.SIGCONT)
 
     thread = threading.Thread(target=hinder, name="slow worker")

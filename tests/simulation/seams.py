@@ -47,7 +47,7 @@ def installed(world: "World") -> Iterator[None]:
         state = world.judge.exchanged(shards, number=number)
         return {"state": state} if group_rank in route.receivers else {}
 
-    def barrier(group: Any) -> None:
+    def barrier(group: Any, async_op: bool) -> None:
         transport = kernel.running.owner.transport
         transport.tell(group, transport.rank, "barrier", None)
         transport.hear(group, transport.rank, "barrier")
@@ -75,7 +75,7 @@ def installed(world: "World") -> Iterator[None]:
         (rounds, "Watch", SimWatch),
         (rounds, "heartbeat_file", lambda *_: None),
         (rounds, "World", SimpleNamespace),
-        (rounds, "Control", lambda group: Control(group, kernel.running.owner)),
+        (rounds, "Control", lambda groups: Control(groups.control, kernel.running.owner)),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in seams]
     level = logging.root.manager.disable

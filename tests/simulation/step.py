@@ -55,6 +55,10 @@ class Control:
             )
         return self._latest
 
+    def drop(self) -> None:
+        """Forget the beat under way: its connections are gone."""
+        self._pending = None
+
 
 class Step:
     """One optimizer step of one worker."""

@@ -1,10 +1,15 @@
+import copy
 import time
 
+import pytest
+import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from concertina_trainer.loop.waits import Waits
+from concertina_trainer.rounds.transport import Groups
 from tests import worlds
 from tests.models import TinyLM, loss_sum, tokens
 
@@ -16,17 +21,21 @@ def test_whoever_comes_last_makes_the_others_wait():
 
     assert quick["waited"] > slow["waited"] + SLOW_SECONDS / 2
     assert quick["again"] == slow["again"] == 0.0
-    assert quick["gradient"] == slow["gradient"] > 0
+    assert quick["gradients"] == slow["gradients"]
+    assert quick["gradients"] == pytest.approx(quick["unsharded"], rel=1e-4)
 
 
 def wait_for_a_slow_rank():
     """Rank 1 comes late to its forward pass."""
+    torch.manual_seed(0)
     model = TinyLM()
+    torch.nn.init.normal_(model.positions)
+    unsharded = squares_after_backward(copy.deepcopy(model))
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    waits = Waits(model)
+    waits = Waits(model, Groups(dist.get_rank(), dist.get_world_size(), None, mesh))
     loss_sum(model, tokens(0, 2)).backward()
     waits.take()
     dist.barrier()
@@ -35,6 +44,14 @@ def wait_for_a_slow_rank():
     loss_sum(model, tokens(0, 2)).backward()
     waited = waits.take()
     again = waits.take()
-    gradients = [p.grad.full_tensor() for p in model.parameters() if p.grad is not None]
-    square = sum(gradient.square().sum().item() for gradient in gradients)
-    return {"waited": waited, "again": again, "gradient": square}
+    model.zero_grad()
+    gradients = squares_after_backward(model)
+    return {"waited": waited, "again": again, "gradients": gradients, "unsharded": unsharded}
+
+
+def squares_after_backward(model):
+    """Of the gradients, all ranks having the same samples."""
+    loss_sum(model, tokens(0, 2)).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    whole = [g.full_tensor() if isinstance(g, DTensor) else g for g in gradients]
+    return [gradient.square().sum().item() for gradient in whole]

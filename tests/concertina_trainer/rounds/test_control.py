@@ -1,11 +1,13 @@
 import torch.distributed as dist
 
 from concertina_trainer.rounds.control import Control, Flags
+from concertina_trainer.rounds.transport import Groups
 from tests import worlds
 
 
 def beats(flags_by_rank):
-    control = Control(dist.new_group(backend="gloo"))
+    group = dist.new_group(backend="gloo")
+    control = Control(Groups(dist.get_rank(), dist.get_world_size(), group, mesh=None))
     found = [control.beat(flags) for flags in flags_by_rank[dist.get_rank()]]
     return [*found, control.collect()]
 

@@ -65,7 +65,7 @@ def enter(snapshots, groups, transport, holding, *, others_bytes=0):
 
 def agree(groups, snapshots, wanted):
     """Beats until all hold the snapshot, as the steps of a round have them."""
-    control = Control(groups.control)
+    control = Control(groups)
     deadline = time.monotonic() + 60
     while (held := control.collect().held) not in wanted:
         assert time.monotonic() < deadline

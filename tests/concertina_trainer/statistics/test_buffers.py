@@ -4,6 +4,7 @@ import torch.distributed as dist
 from torch import nn
 
 from concertina_api.errors import InvalidJob
+from concertina_trainer.rounds.transport import Groups
 from concertina_trainer.statistics.buffers import BufferMean
 from tests import worlds
 
@@ -31,7 +32,11 @@ def batch_norm_after_steps(num_micro_batches):
             mean.end_micro_batch(weight=1.0 if number < num_micro_batches else 0.0)
         seen = torch.tensor(mean.presence())
         dist.all_reduce(seen)
-        mean.end_step(seen.tolist(), num_micro_batches=num_micro_batches)
+        mean.end_step(
+            seen.tolist(),
+            Groups(dist.get_rank(), dist.get_world_size(), None, mesh=None),
+            num_micro_batches=num_micro_batches,
+        )
         want["num_batches_tracked"] += 1
         for name in ("running_mean", "running_var"):
             want[name] += torch.stack([change[name] for change in changes]).mean(0)
@@ -76,7 +81,11 @@ def a_buffer_that_only_rank_0_changes():
     mean.end_micro_batch(weight=1.0)
     presence = torch.tensor(mean.presence())
     dist.all_reduce(presence)
-    mean.end_step(presence.tolist(), num_micro_batches=2)
+    mean.end_step(
+        presence.tolist(),
+        Groups(dist.get_rank(), dist.get_world_size(), None, mesh=None),
+        num_micro_batches=2,
+    )
     return buffer.tolist(), counter.item()
 
 

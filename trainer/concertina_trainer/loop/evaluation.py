@@ -19,6 +19,7 @@ from concertina_api.errors import InvalidJob
 from concertina_trainer.loop.forward import on_device
 from concertina_trainer.loop.progress import PartialEvaluation, Progress
 from concertina_trainer.rounds.transport import Groups
+from concertina_trainer.rounds.waiting import finish
 from concertina_trainer.schedule.order import seed_of
 from concertina_trainer.sharding.restore import settle
 from concertina_trainer.task import MapDataset, Task
@@ -118,7 +119,7 @@ class Evaluation:
             model.train()
             settle(model)
         vector = torch.stack([sums[name].to(self._device) for name in sums])
-        dist.all_reduce(vector)
+        finish(dist.all_reduce(vector, async_op=True), groups)
         return dict(zip(sums, vector.tolist(), strict=True))
 
     def _batch(self, data: MapDataset, number: int) -> Any:

@@ -5,11 +5,13 @@ is replaced by the next older one. A storage that cannot be read is waited for: 
 never taken for lost, and a job with checkpoints never starts anew because of it.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,6 +25,7 @@ from concertina_trainer.checkpoint.weights import load_weights
 from concertina_trainer.rounds.agreement import State
 from concertina_trainer.rounds.keeper import Loaded
 from concertina_trainer.rounds.transport import Groups
+from concertina_trainer.rounds.waiting import finish
 from concertina_trainer.sharding.layout import row_range
 from concertina_trainer.sharding.messages import deliver
 from concertina_trainer.sharding.restore import build_whole, first_part, state_tensors
@@ -94,9 +97,7 @@ class Origin:
         saved their parts of every later one. Raises TrainingFailed as a start does when it cannot
         be read: the snapshot would cost the steps up to the checkpoint.
         """
-        written = torch.tensor(self._written_step(), dtype=torch.int64)
-        dist.all_reduce(written, op=dist.ReduceOp.MAX, group=groups.control)
-        if int(written) <= snapshot.step:
+        if -_least(-self._written_step(), groups) <= snapshot.step:
             return None
 
         def counts(found: Identity) -> bool:
@@ -141,7 +142,7 @@ class Origin:
         others blame nobody.
         """
         over = torch.tensor(time.monotonic() > end, dtype=torch.int32)
-        dist.broadcast(over, src=0, group=groups.control)
+        _give(over, groups)
         where = self._storage.location
         if over:
             told = (
@@ -181,18 +182,18 @@ class Origin:
         self, groups: Groups, damaged: set[str], counts: Callable[[Identity], bool]
     ) -> tuple[str | None, str]:
         """The newest checkpoint that the leader finds, told to all; or why it cannot look."""
-        answer: list[tuple[str | None, str]] = [(None, "")]
+        name, trouble = None, ""
         self._error = None
         if groups.rank == 0:
             try:
                 found = find(self._storage, job=self._job, exclude=damaged)
                 if found is not None and counts(found.manifest.identity):
-                    answer = [(found.name, "")]
+                    name = found.name
             except OSError as error:
-                answer = [(None, str(error) or type(error).__name__)]
+                trouble = str(error) or type(error).__name__
                 self._error = error.with_traceback(None)
-        dist.broadcast_object_list(answer, src=0, group=groups.control)
-        return answer[0]
+        name, trouble = _told([name, trouble], groups)
+        return name, trouble
 
     def _loaded(
         self, groups: Groups, name: str, *, world_size: int
@@ -210,9 +211,7 @@ class Origin:
             log.warning("checkpoint %s cannot be read: %s", name, error)
             found = _Found.UNREADABLE
             self._error = error.with_traceback(None)  # without what was read so far
-        worst = torch.tensor(found, dtype=torch.int32)
-        dist.all_reduce(worst, op=dist.ReduceOp.MIN, group=groups.control)
-        found = _Found(int(worst))
+        found = _Found(_least(found, groups))
         if found is _Found.SOUND and part is not None and rank == 0:
             log.info("starting from checkpoint %s (step %d)", name, part.step)
         return found, part
@@ -223,6 +222,25 @@ class Origin:
         if checkpoint.manifest.identity.world_size != world_size:
             verify(checkpoint, part=rank, parts=world_size)
         return load(checkpoint, world_size=world_size, rank=rank)
+
+
+def _least(number: int, groups: Groups) -> int:
+    """The smallest of what all ranks give."""
+    least, control = torch.tensor(number, dtype=torch.int64), groups.control
+    work = dist.all_reduce(least, op=dist.ReduceOp.MIN, group=control, async_op=True)
+    finish(work, groups, control)
+    return int(least)
+
+
+def _told(answer: Any, groups: Groups) -> Any:
+    """What the leader gives, in JSON, to everyone."""
+    text = torch.frombuffer(bytearray(json.dumps(answer).encode()), dtype=torch.uint8)
+    size = torch.tensor(len(text), dtype=torch.int64)
+    _give(size, groups)
+    if groups.rank != 0:
+        text = torch.empty(int(size), dtype=torch.uint8)
+    _give(text, groups)
+    return json.loads(bytes(text.tolist()))
 
 
 def _give(tensor: torch.Tensor, groups: Groups) -> None:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from concertina_trainer.loop.world import World
 from concertina_trainer.rounds.control import Agreement
+from concertina_trainer.rounds.waiting import finish
 from concertina_trainer.schedule.spikes import Skipped
 from concertina_trainer.statistics.norms import local_square_norm
 from concertina_trainer.task import Loss
@@ -114,7 +115,7 @@ class Sums:
             [torch.as_tensor(part, dtype=torch.float64, device=self._device) for part in parts]
         )
         with world.waits.counted():
-            dist.all_reduce(vector)
+            finish(dist.all_reduce(vector, async_op=True), groups)
         return _reduced(vector.tolist(), metrics, world_size=groups.world_size)
 
     def _add(self, name: str, value: float | torch.Tensor) -> None:

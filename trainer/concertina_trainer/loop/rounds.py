@@ -109,6 +109,8 @@ class Rounds:
         log.warning("round %d broke: %s", self.tried, error)
         self._watch.idle()
         self._transport.break_off()
+        if self.world is not None:
+            self.world.control.drop()
         if changed:
             self._keeper.forget()
         self._retire_world()
@@ -244,7 +246,7 @@ class Rounds:
         self._saver.enter(entered.membership, rank=live.groups.rank)
         if entered.is_earlier(keeper.progress.step):
             self._renumber_requests(entered.membership.request_sequence)
-        self.world = self._world_of(live, Control(live.groups.control))
+        self.world = self._world_of(live, Control(live.groups))
         self.aim_on()
         keeper.snapshots.enter(
             live.groups,

@@ -165,7 +165,7 @@ class Step:
         if why_not is None:
             self._update(scale * self._clip_factor(square_norm))
             self._world.buffers.end_step(
-                reduced.presence, num_micro_batches=self.geometry.num_micro_batches
+                reduced.presence, live.groups, num_micro_batches=self.geometry.num_micro_batches
             )
         else:
             self._world.buffers.discard()

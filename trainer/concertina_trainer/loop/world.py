@@ -43,4 +43,4 @@ class World:
     @cached_property
     def waits(self) -> Waits:
         """Attached in the round's first step as well."""
-        return Waits(self.live.model)
+        return Waits(self.live.model, self.live.groups)

@@ -5,10 +5,14 @@ an all-reduce of what it knows, on the round's gloo group, while the step goes o
 that ended counts. A flag raised after a beat began counts in the next one.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+
+from concertina_trainer.rounds.transport import Groups
+from concertina_trainer.rounds.waiting import finish
 
 NONE = -1
 """No snapshot of this round is held yet."""
@@ -50,8 +54,8 @@ class Agreement:
 class Control:
     """Beats over the control group of one round."""
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
-        self._group = group
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
         self._pending: tuple[torch.Tensor, dist.Work] | None = None
         self._latest = Agreement(
             round=None, stop=False, checkpoint=False, abandon=False, snapshot=False, held=NONE
@@ -63,7 +67,9 @@ class Control:
         raised = [flags.stop, flags.checkpoint, flags.abandon, flags.snapshot]
         numbers = [flags.round, -flags.round, -flags.held, *raised]
         vector = torch.tensor(numbers, dtype=torch.int64)
-        work = dist.all_reduce(vector, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+        work = dist.all_reduce(
+            vector, op=dist.ReduceOp.MAX, group=self._groups.control, async_op=True
+        )
         assert work is not None
         self._pending = vector, work
         return latest
@@ -72,8 +78,8 @@ class Control:
         """Wait for the beat under way, if any, and return what was agreed last."""
         if self._pending is not None:
             vector, work = self._pending
-            work.wait()
             self._pending = None
+            finish(work, self._groups, self._groups.control)
             newest, oldest, held, stop, checkpoint, abandon, snapshot = vector.tolist()
             self._latest = Agreement(
                 round=newest if newest == -oldest else None,
@@ -84,3 +90,8 @@ class Control:
                 held=-held,
             )
         return self._latest
+
+    def drop(self) -> None:
+        """Let the beat under way come to its end, however it ends: the connections are gone."""
+        with contextlib.suppress(RuntimeError):
+            self.collect()

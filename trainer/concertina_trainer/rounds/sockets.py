@@ -33,6 +33,11 @@ def listeners() -> frozenset[Connection]:
     return _sockets(listening=True)
 
 
+def num_left(wanted: frozenset[Connection]) -> int:
+    """How many of these connections are open still on this side."""
+    return sum(_inode(descriptor) == inode for descriptor, inode in wanted)
+
+
 def call_and_hang_up(listener: Connection, *, num_peers: int) -> None:
     """Let this listener of gloo wait for none of its peers any more.
 
@@ -72,15 +77,20 @@ def _sockets(*, listening: bool) -> frozenset[Connection]:
 
 def _known(descriptor: int, *, listening: bool) -> Connection | None:
     """The TCP socket of a descriptor, if it is one that listens, or one that does not."""
-    try:
-        inode = os.stat(descriptor).st_ino
-    except OSError:
-        return None
-    found = _opened((descriptor, inode), listening=listening)
-    if found is None:
+    inode = _inode(descriptor)
+    found = None if inode is None else _opened((descriptor, inode), listening=listening)
+    if inode is None or found is None:
         return None
     found.close()
     return descriptor, inode
+
+
+def _inode(descriptor: int) -> int | None:
+    """What a descriptor is open on; None if it is closed."""
+    try:
+        return os.fstat(descriptor).st_ino
+    except OSError:
+        return None
 
 
 def _opened(wanted: Connection, *, listening: bool) -> socket.socket | None:

@@ -29,6 +29,7 @@ from concertina_trainer.rounds.desk import Desk, connect, tell_soon
 from concertina_trainer.rounds.keeper import Keeper
 from concertina_trainer.rounds.phases import Phases
 from concertina_trainer.rounds.transport import Groups, Transport, is_broken
+from concertina_trainer.rounds.waiting import finish
 from concertina_trainer.sharding.exchange import Route, exchange
 from concertina_trainer.sharding.header import decode_header, encode_header
 from concertina_trainer.sharding.state import Holding
@@ -237,7 +238,8 @@ class _Entry:
         """The groups that train: those of the exchange, unless leavers sit in them."""
         if len(self.participants) == len(self.members):
             return groups
-        dist.barrier(group=groups.control)
+        control = groups.control
+        finish(dist.barrier(group=control, async_op=True), groups, control)
         self.transport.close()
         if self.rank is None:
             return None

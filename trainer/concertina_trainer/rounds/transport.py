@@ -38,6 +38,14 @@ class Groups:
     mesh: DeviceMesh
     snapshot: dist.ProcessGroup | None = None
     """For the thread that sends snapshots; None in a world of one."""
+    connections: frozenset[sockets.Connection] = frozenset()
+    """Those that were opened for the collectives of gloo on both planes."""
+    num_needed: int = 0
+    """How many of them must be there: others may have been opened in the same moment."""
+
+    def is_cut(self) -> bool:
+        """Whether a connection to a peer has ended."""
+        return sockets.num_left(self.connections) < self.num_needed
 
 
 class Transport(Protocol):
@@ -92,6 +100,7 @@ class GlooTransport:
     def open(self, store: Store, *, rank: int, world_size: int) -> Groups:
         """See Transport."""
         with self._calling(world_size):
+            before = sockets.connections()
             try:
                 dist.init_process_group(
                     self.backend,
@@ -104,13 +113,18 @@ class GlooTransport:
             except BaseException:
                 _number_anew()
                 raise
+            if self.backend != "gloo":
+                before = sockets.connections()
             control = dist.new_group(backend="gloo", timeout=OPEN_TIMEOUT)
+            connections = sockets.connections() - before
             mesh = init_device_mesh(self.device.type, (world_size,))
             snapshot = self._open_snapshots() if world_size > 1 else None
         assert isinstance(control, dist.ProcessGroup)
         for group in (None, control):
             dist.set_timeout(COLLECTIVE_TIMEOUT, group)
-        return Groups(rank, world_size, control, mesh, snapshot)
+        num_planes = 2 if self.backend == "gloo" else 1
+        num_needed = min(num_planes * (world_size - 1), len(connections))
+        return Groups(rank, world_size, control, mesh, snapshot, connections, num_needed)
 
     def close(self) -> None:
         """See Transport. Idle groups end at once; callers agree beforehand that all is done."""

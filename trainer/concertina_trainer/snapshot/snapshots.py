@@ -21,6 +21,7 @@ from concertina_trainer.rounds.agreement import State
 from concertina_trainer.rounds.control import FAILED, NONE
 from concertina_trainer.rounds.phases import ignore
 from concertina_trainer.rounds.transport import Groups
+from concertina_trainer.rounds.waiting import finish
 from concertina_trainer.sharding.state import Holding
 from concertina_trainer.snapshot.interval import Interval
 from concertina_trainer.snapshot.memory import NUM_SETS, shortage
@@ -51,7 +52,7 @@ class Snapshots:
         self._newest: SnapshotSet | None = None
         """The newest that counts; never overwritten before the next one does."""
         self._group: dist.ProcessGroup | None = None
-        self._control: dist.ProcessGroup | None = None
+        self._groups: Groups | None = None
         self._ring: Neighbours | None = None
         self._round = 0
         self._transfer: Transfer | Failed | None = None
@@ -127,7 +128,7 @@ class Snapshots:
         self._ring = neighbours(
             groups.rank, world_size=groups.world_size, workers_per_pod=self._workers_per_pod
         )
-        self._control = groups.control
+        self._groups = groups
         self._interval = self._interval.in_new_world()
         self.off = self._why_not(groups, holding)
         if self.off:
@@ -246,7 +247,10 @@ class Snapshots:
             others=self._others_bytes(holding) * self._workers_per_pod,
         )
         fits = torch.tensor(not problem, dtype=torch.int32)
-        dist.all_reduce(fits, op=dist.ReduceOp.MIN, group=self._control)
+        assert self._groups is not None
+        control = self._groups.control
+        work = dist.all_reduce(fits, op=dist.ReduceOp.MIN, group=control, async_op=True)
+        finish(work, self._groups, control)
         self._fits = bool(fits)
         if not fits:
             return problem or "they do not fit into the memory of another pod"

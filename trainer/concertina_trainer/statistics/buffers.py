@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 
 from concertina_api.errors import InvalidJob
+from concertina_trainer.rounds.transport import Groups
+from concertina_trainer.rounds.waiting import finish
 
 
 class BufferMean:
@@ -61,13 +63,15 @@ class BufferMean:
         """
         return [float(name in self._changes or name in self._counters) for name in self._buffers]
 
-    def end_step(self, presence: Sequence[float], *, num_micro_batches: int) -> None:
+    def end_step(
+        self, presence: Sequence[float], groups: Groups, *, num_micro_batches: int
+    ) -> None:
         """Apply the mean change over all ranks. Collective when any float buffer changed."""
         changed = [n for n, seen in zip(self._buffers, presence, strict=True) if seen]
         floats = [name for name in changed if self._buffers[name].is_floating_point()]
         if floats:
             flat = torch.cat([self._change(name).flatten() for name in floats])
-            dist.all_reduce(flat)
+            finish(dist.all_reduce(flat, async_op=True), groups)
             flat /= num_micro_batches
             parts = torch.split(flat, [self._buffers[name].numel() for name in floats])
             for name, part in zip(floats, parts, strict=True):
