@@ -1,14 +1,17 @@
 import copy
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from concertina_trainer.loop.waits import Waits
+from concertina_trainer.loop.world import World
 from concertina_trainer.rounds.transport import Groups
 from tests import worlds
 from tests.models import TinyLM, loss_sum, tokens
@@ -55,3 +58,27 @@ def squares_after_backward(model):
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     whole = [g.full_tensor() if isinstance(g, DTensor) else g for g in gradients]
     return [gradient.square().sum().item() for gradient in whole]
+
+
+def test_a_round_waits_so_from_its_first_gathering_on():
+    assert worlds.run(gather_before_the_first_step, 2) == [[True], [True]]
+
+
+def gather_before_the_first_step():
+    """Whether each collective of a fresh world is waited for by `Waits`; also one not waited for."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    model = fully_shard(nn.Linear(4, 4), mesh=mesh)
+    live = SimpleNamespace(
+        model=model, groups=Groups(dist.get_rank(), dist.get_world_size(), None, mesh)
+    )
+    world = World(
+        live=live, control=None, loader=None, device=torch.device("cpu"), before_update=ignore
+    )
+    handle = model.unshard(async_op=True)
+    waited = [world.waits.take() > 0]
+    handle.wait()
+    return waited
+
+
+def ignore():
+    """Nothing reads the parameters."""

@@ -12,6 +12,7 @@ from torch.distributed import PrefixStore, TCPStore
 
 from concertina_api.v1alpha1 import SnapshotMode
 from concertina_api.v1alpha1 import Snapshots as Policy
+from concertina_trainer.rounds import sockets
 from concertina_trainer.rounds.agreement import State
 from concertina_trainer.rounds.control import FAILED, NONE, Control, Flags
 from concertina_trainer.rounds.phases import ignore
@@ -102,6 +103,30 @@ def test_each_holds_its_own_part_and_its_charges_bitwise(world_size, workers_per
         charge = (rank - workers_per_pod) % world_size
         assert held == {rank: False, charge: True}
         assert (step, taken) == (5, 1)
+
+
+def connections_after_a_round(port):
+    """How many connections of a round are open in it and after its end."""
+    rank, transport = dist.get_rank(), GlooTransport()
+    dist.barrier()
+    dist.destroy_process_group()
+    store = PrefixStore("round/", TCPStore("127.0.0.1", port, is_master=False))
+    groups = transport.open(store, rank=rank, world_size=2)
+    snapshots, holding = begun(groups, transport)
+    agree(groups, snapshots, [holding.step])
+    connections = groups.connections
+    within = sockets.num_left(connections)
+    snapshots.leave()
+    dist.barrier(group=groups.control)
+    del groups
+    transport.close()
+    return within, sockets.num_left(connections), snapshots.taken
+
+
+def test_after_a_round_snapshots_keep_none_of_its_connections():
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    found = worlds.run(connections_after_a_round, 2, store.port)
+    assert [counts[:2] for counts in found] == [(2, 0), (2, 0)]
 
 
 def go_on_before_the_other(groups, transport, port):

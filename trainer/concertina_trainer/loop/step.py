@@ -24,6 +24,7 @@ from concertina_trainer.loop.reduction import StepResult, Sums
 from concertina_trainer.loop.world import World
 from concertina_trainer.rounds.control import Flags
 from concertina_trainer.rounds.transport import is_broken
+from concertina_trainer.rounds.waiting import CLOSING_SECONDS
 from concertina_trainer.schedule.order import seed_of
 from concertina_trainer.schedule.spikes import Losses, skipped
 from concertina_trainer.sharding.restore import settle
@@ -242,7 +243,8 @@ class Step:
     def _abandon(self) -> None:
         """Drop what was accumulated: the same samples are run again in the next round."""
         self.abandoned = True
-        self._world.control.collect()  # nothing may be under way when the groups are ended
+        # Nothing may be under way when the groups are ended, as others may have done already.
+        self._world.control.collect(grace_seconds=CLOSING_SECONDS)
         self._world.probe.take()
         self._world.buffers.discard()
         settle(self.model)

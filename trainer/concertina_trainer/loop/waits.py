@@ -78,16 +78,17 @@ class _AllGather(DefaultAllGather):
         group: dist.ProcessGroup,
         async_op: bool = False,  # noqa: FBT001, FBT002 - as torch has it
     ) -> dist.Work | None:
-        if async_op or dist.get_backend(group) != "gloo":
+        if dist.get_backend(group) != "gloo":
             return super().__call__(output_tensor, input_tensor, group, async_op)
+        # Also when it may be waited for later, which would be FSDP's own waiting.
         self._waits.finish(super().__call__(output_tensor, input_tensor, group, async_op=True))
         return None
 
 
 class _ReduceScatter(DefaultReduceScatter):
-    """With gloo, an all-reduce: gloo's reduce-scatter is one, too, and cannot be waited for a while.
+    """With gloo, an all-reduce: gloo's own is one, too, but ignores how long it is waited for.
 
-    It copies its input before; here the input is left as the sum over all ranks.
+    It copies its input before; here the input is left as what it is for all ranks.
     """
 
     def __init__(self, waits: Waits) -> None:
@@ -102,7 +103,7 @@ class _ReduceScatter(DefaultReduceScatter):
         op: Any,
         async_op: bool = False,  # noqa: FBT001, FBT002 - as torch has it
     ) -> dist.Work | None:
-        if async_op or dist.get_backend(group) != "gloo":
+        if dist.get_backend(group) != "gloo":
             return super().__call__(output_tensor, input_tensor, group, op, async_op)
         self._waits.finish(dist.all_reduce(input_tensor, op=op, group=group, async_op=True))
         output_tensor.copy_(

@@ -31,16 +31,14 @@ class World:
     """Called before parameters change."""
     buffers: BufferMean = field(init=False)
     """Of the values they have when the round begins."""
+    waits: Waits = field(init=False)
+    """Attached before anything is gathered."""
 
     def __post_init__(self) -> None:
         self.buffers = BufferMean(buffer_names(self.live.model))
+        self.waits = Waits(self.live.model, self.live.groups)
 
     @cached_property
     def probe(self) -> GradientProbe:
         """Attached in the round's first step, because that gathers every parameter: a collective."""
         return GradientProbe(self.live.model)
-
-    @cached_property
-    def waits(self) -> Waits:
-        """Attached in the round's first step as well."""
-        return Waits(self.live.model, self.live.groups)

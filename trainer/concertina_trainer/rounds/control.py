@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from concertina_trainer.rounds.transport import Groups
-from concertina_trainer.rounds.waiting import finish
+from concertina_trainer.rounds.waiting import GRACE_SECONDS, finish
 
 NONE = -1
 """No snapshot of this round is held yet."""
@@ -74,12 +74,16 @@ class Control:
         self._pending = vector, work
         return latest
 
-    def collect(self) -> Agreement:
-        """Wait for the beat under way, if any, and return what was agreed last."""
+    def collect(self, *, grace_seconds: float = GRACE_SECONDS) -> Agreement:
+        """Wait for the beat under way, if any, and return what was agreed last.
+
+        `grace_seconds` as in `waiting.finish`.
+        """
         if self._pending is not None:
             vector, work = self._pending
             self._pending = None
-            finish(work, self._groups, self._groups.control)
+            control = self._groups.control
+            finish(work, self._groups, control, grace_seconds=grace_seconds)
             newest, oldest, held, stop, checkpoint, abandon, snapshot = vector.tolist()
             self._latest = Agreement(
                 round=newest if newest == -oldest else None,
@@ -92,6 +96,9 @@ class Control:
         return self._latest
 
     def drop(self) -> None:
-        """Let the beat under way come to its end, however it ends: the connections are gone."""
+        """Let the beat under way come to its end, however it ends, after a break-off.
+
+        A group of which something is still under way could not be closed.
+        """
         with contextlib.suppress(RuntimeError):
             self.collect()

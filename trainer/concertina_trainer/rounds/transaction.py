@@ -29,7 +29,7 @@ from concertina_trainer.rounds.desk import Desk, connect, tell_soon
 from concertina_trainer.rounds.keeper import Keeper
 from concertina_trainer.rounds.phases import Phases
 from concertina_trainer.rounds.transport import Groups, Transport, is_broken
-from concertina_trainer.rounds.waiting import finish
+from concertina_trainer.rounds.waiting import CLOSING_SECONDS, finish
 from concertina_trainer.sharding.exchange import Route, exchange
 from concertina_trainer.sharding.header import decode_header, encode_header
 from concertina_trainer.sharding.state import Holding
@@ -239,7 +239,8 @@ class _Entry:
         if len(self.participants) == len(self.members):
             return groups
         control = groups.control
-        finish(dist.barrier(group=control, async_op=True), groups, control)
+        work = dist.barrier(group=control, async_op=True)
+        finish(work, groups, control, grace_seconds=CLOSING_SECONDS)
         self.transport.close()
         if self.rank is None:
             return None

@@ -8,6 +8,7 @@ then whether the connections to all peers are there still, and gives up if not.
 """
 
 import ctypes
+import time
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -16,27 +17,40 @@ from concertina_trainer.rounds.transport import Groups
 
 LOOK = timedelta(seconds=0.5)
 """Between two looks at the connections. Only who waits for so long looks at all."""
+GRACE_SECONDS = 0.5
+"""How long a collective may go on without a connection: the rest may be here already."""
+CLOSING_SECONDS = 15.0
+"""The same where who is done first closes its groups in good order, while others still wait."""
 _GOES_ON = "Operation timed out!"
 """What torch says when the time for waiting is over; gloo's own timeouts read otherwise."""
 
 
-def finish(work: dist.Work | None, groups: Groups, group: dist.ProcessGroup | None = None) -> None:
+def finish(
+    work: dist.Work | None,
+    groups: Groups,
+    group: dist.ProcessGroup | None = None,
+    *,
+    grace_seconds: float = GRACE_SECONDS,
+) -> None:
     """Return when a collective on a group of `groups` is done; by default on that of the tensors.
 
-    Without work it is done already. Raises what `transport.is_broken` knows when the collective fails, or
-    goes on although a connection has ended; its tensors are not to be used then.
+    Without work it is done already. Raises what `transport.is_broken` knows when it fails, or goes
+    on for `grace_seconds` although a connection has ended. Its tensors are not to be used then:
+    gloo holds them for the timeout of the group at most.
     """
     if work is None:
         return
     if dist.get_backend(group) != "gloo":
         work.wait()
         return
-    is_cut = False
+    cut_at: float | None = None
     while not _is_done(work):
-        if is_cut:
-            _keep_for_ever(group or dist.distributed_c10d._get_default_group())
-            raise dist.DistBackendError("a connection to a peer has ended under a collective")
-        is_cut = groups.is_cut()
+        now = time.monotonic()
+        if groups.is_cut():
+            cut_at = cut_at or now
+            if now - cut_at >= grace_seconds:
+                _keep_for_ever(group or dist.distributed_c10d._get_default_group())
+                raise dist.DistBackendError("a connection to a peer has ended under a collective")
 
 
 def _is_done(work: dist.Work) -> bool:
@@ -50,5 +64,8 @@ def _is_done(work: dist.Work) -> bool:
 
 
 def _keep_for_ever(group: dist.ProcessGroup) -> None:
-    """Never destruct a group: that would wait for its operations. It holds no connections more."""
+    """Never destruct a group, because that would wait for its operations.
+
+    What stays is some threads and descriptors; its connections end when the round is broken off.
+    """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))

@@ -143,7 +143,7 @@ class Snapshots:
             self._break_off()
             self._transfer.join()
             self._transfer = None
-        self._group = None
+        self._group = self._groups = None
         self.off = self.off or "between two rounds"
 
     def is_due(self, step: int) -> bool:
