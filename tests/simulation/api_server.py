@@ -23,7 +23,13 @@ class Conflict(Exception):
 
 
 class Unreachable(Exception):
-    """No answer from the API server."""
+    """No answer from the API server, whether it has done what was asked or not."""
+
+
+def answers_all(what: str) -> bool:
+    """No answer is lost."""
+    del what
+    return False
 
 
 @dataclass(slots=True)
@@ -104,6 +110,8 @@ class ApiServer:
         }
         self.watches: dict[str, list[Watch]] = {kind: [] for kind in self.objects}
         self.slow = False
+        self.loses_answer: Callable[[str], bool] = answers_all
+        """Whether a writer is not told that this was written."""
         self.kubelet_create: Callable[[PodFacts], None]
         self.kubelet_delete: Callable[[PodFacts], None]
         self._num_uids = 0
@@ -150,7 +158,9 @@ class ApiServer:
             f"the status goes back to round {status.round}",
         )
         self._planned_max = self.job.spec.pods.max
-        return self._write("job", "job", stored.value.model_copy(update={"status": status}))
+        answer = self._write("job", "job", stored.value.model_copy(update={"status": status}))
+        self._send("status")
+        return answer
 
     def put_membership(self, membership: Membership, *, version: int | None) -> Stored:
         """Replace the membership of that version; None: create it."""
@@ -172,7 +182,9 @@ class ApiServer:
         self._newest_round = number
         self.published[number] = membership
         self.kernel.say(f"api: round {number} of {_names(membership)} probe {membership.probe}")
-        return self._write("membership", "job", membership)
+        answer = self._write("membership", "job", membership)
+        self._send(f"round {number}")
+        return answer
 
     def create_pod(self, name: str) -> Stored:
         """Create a pod."""
@@ -195,6 +207,7 @@ class ApiServer:
             len(there) <= limit, f"pods {', '.join(there)} at once, but max is {limit}"
         )
         self.kubelet_create(pod)
+        self._send(f"creation of {name}")
         return stored
 
     def delete_pod(
@@ -209,6 +222,7 @@ class ApiServer:
             raise Conflict(name)
         self.kernel.say(f"api: pod {name} ({uid}) is to be deleted: {reason}, grace {grace}")
         self.begin_deletion(name, grace=grace)
+        self._send(f"deletion of {name}")
 
     # What the cluster does.
 
@@ -242,6 +256,7 @@ class ApiServer:
         pod = self.objects["pod"].get(report.pod)
         if pod is not None and pod.value.uid == report.uid:
             self._write("report", report.pod, report)
+            self._send(f"report of {report.pod}")
 
     def forget_membership(self) -> None:
         """Somebody deletes the membership."""
@@ -266,6 +281,11 @@ class ApiServer:
 
     def _answer(self) -> None:
         if not self.up:
+            raise Unreachable
+
+    def _send(self, what: str) -> None:
+        """The answer to a write that is done goes out; it may be lost."""
+        if self.loses_answer(what):
             raise Unreachable
 
     def _write(self, kind: str, name: str, value: Any) -> Stored:

@@ -9,7 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from concertina_trainer.rounds.phases import LAST_SAVE
-from tests.simulation.api_server import API
+from tests.simulation.api_server import API, answers_all
 
 if TYPE_CHECKING:
     from tests.simulation.operators import Operator
@@ -25,6 +25,11 @@ POINTS = (
 HITS = ("kill", "kill pod", "freeze", "cut")
 """How."""
 
+LOST_ANSWERS = "answers lost"
+"""The API server has written something, and who asked for it is not told."""
+LOST_SHARE = 0.05
+"""Of the answers, in a schedule that loses any."""
+
 
 class Faults:
     """The faults of one schedule."""
@@ -38,6 +43,7 @@ class Faults:
         self._undo: list[Callable[[], None]] = []
         self._spec = world.job.spec
         self._last = Random(f"last save {seed}")
+        self._answers = Random(f"unheard answers {seed}")
         self.end = 0.0
         """When the last fault is over."""
 
@@ -58,6 +64,9 @@ class Faults:
         is_drawn = self._last.random() < 0.15
         if LAST_SAVE in self._only or (is_drawn and not self._only):
             self._armed[LAST_SAVE] = [(self._last.randint(1, 3), self._last.choice(HITS))]
+        is_drawn = self._answers.random() < 0.15
+        if LOST_ANSWERS in self._only or (is_drawn and not self._only):
+            world.api.loses_answer = self._loses_answer
         self.end = span
 
     def stop(self) -> None:
@@ -66,6 +75,7 @@ class Faults:
         undo, self._undo = self._undo, []
         for mend in undo:
             mend()
+        self._world.api.loses_answer = answers_all
         self._world.api.change_spec(suspend=False, pods=self._spec.pods)
         self._kernel.say("from now on nothing goes wrong")
 
@@ -80,6 +90,12 @@ class Faults:
             if number <= 0:
                 self._count(f"{what} at {point}", worker.name)
                 self._hit(what, worker)
+
+    def _loses_answer(self, what: str) -> bool:
+        is_lost = self._answers.random() < LOST_SHARE
+        if is_lost:
+            self._count(LOST_ANSWERS, what)
+        return is_lost
 
     def _hit(self, what: str, worker: "Worker") -> None:
         match what:

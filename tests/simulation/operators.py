@@ -98,6 +98,8 @@ class Operator:
             if lease.holder != self.name:
                 self._forget()  # who leads anew lists everything anew
             lease.holder, lease.renewed_at = self.name, now
+            if self._api.loses_answer(f"lease of {self.name}"):
+                return now - self._renewed_at < RENEW_SECONDS
             self._renewed_at = now
         return True
 

@@ -7,6 +7,7 @@ runs. What is replaced is in `Planted.seam`; what it breaks is said in one line.
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 from concertina_operator import plan as planning
@@ -18,6 +19,8 @@ from concertina_trainer.rounds.phases import LAST_SAVE
 from concertina_trainer.snapshot import snapshots
 from concertina_trainer.snapshot.snapshots import Snapshots
 from tests.simulation.agent import Agent
+from tests.simulation.api_server import ApiServer
+from tests.simulation.faults import LOST_ANSWERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +198,17 @@ def _keeper_in_the_same_pod(right: Callable) -> Callable:
     return neighbours
 
 
+def _creates_under_any_name(right: Callable) -> Callable:
+    """A pod of a name that is taken gets another one."""
+
+    def create_pod(self: Any, name: str) -> Any:
+        taken, (job, _, number) = self.objects["pod"], name.rpartition("-")
+        free = (f"{job}-{index}" for index in count(int(number)))
+        return right(self, next(one for one in free if one not in taken))
+
+    return create_pod
+
+
 BUGS = (
     Planted(
         name="the source of a round lacks a part",
@@ -259,6 +273,12 @@ BUGS = (
         name="a snapshot is kept in the pod that it is of",
         seam=(snapshots, "neighbours"),
         bug=_keeper_in_the_same_pod,
+    ),
+    Planted(
+        name="a pod is created again when nobody was told that it is there",
+        seam=(ApiServer, "create_pod"),
+        bug=_creates_under_any_name,
+        faults=(LOST_ANSWERS, "api slow"),
     ),
 )
 """All of them."""
