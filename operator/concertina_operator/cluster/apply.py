@@ -2,7 +2,8 @@
 
 Each action is idempotent: a pod that exists, one that is gone and a membership that is written
 already are success. What a write answers is taken into the stores, so the next plan knows of it.
-What the server refuses is remembered (refusals.py); a refused pod ends nothing else.
+What the server refuses is remembered (refusals.py), and what it does not answer (unanswered.py); a
+refused pod ends nothing else.
 """
 
 import asyncio
@@ -20,12 +21,13 @@ from concertina_operator.cluster.deeds import Deeds
 from concertina_operator.cluster.errors import ApiError, Conflict, NotFound, Refused
 from concertina_operator.cluster.metrics import Metrics
 from concertina_operator.cluster.pod import JOB_LABEL, build_pod
-from concertina_operator.cluster.pod_facts import owner_in_words, owner_of
+from concertina_operator.cluster.pod_facts import is_watched, owner_in_words, owner_of
 from concertina_operator.cluster.rate import Rate
 from concertina_operator.cluster.records import RefusedKind
 from concertina_operator.cluster.refusals import Refusals
 from concertina_operator.cluster.store import Key
 from concertina_operator.cluster.target import Target, membership_document
+from concertina_operator.cluster.unanswered import Unanswered
 
 CREATIONS: Final = 32
 """Pods that are created at once, over all jobs: behind a slow webhook they wait for each other, and
@@ -67,6 +69,7 @@ class Hands:
         self._take_pod = take_pod
         self._take_membership = take_membership
         self._refusals = refusals
+        self._unanswered = Unanswered(api, take_pod=take_pod)
         self._bindings = bindings
         self._rate = rate
         self._metrics = metrics
@@ -74,6 +77,10 @@ class Hands:
         self._log_format = log_format
         self._creations = asyncio.Semaphore(CREATIONS)
         self._deletions = asyncio.Semaphore(DELETIONS)
+
+    async def look(self, key: Key, *, uid: str) -> None:
+        """Sees what became of creations that were not answered, before a plan. Raises ApiError."""
+        await self._unanswered.look(key.namespace, job_uid=uid)
 
     async def apply(self, plan: Plan, *, target: Target) -> Deeds:
         """Does what is planned: the membership first, then pods side by side; what became of it.
@@ -92,6 +99,7 @@ class Hands:
     def forget(self, key: Key, *, uid: str) -> None:
         """Drops what is remembered of a job that is gone."""
         self._refusals.forget_job(uid)
+        self._unanswered.forget_job(uid)
         if self._bindings is not None:
             self._bindings.forget(key.namespace)
 
@@ -156,17 +164,21 @@ class Hands:
         while left:
             batch, left = left[:number], left[number:]
             named = [{**pod, "metadata": {**pod["metadata"], "name": name}} for name in batch]
-            told = await _all(*(self._create(body, target, deeds) for body in named))
+            told = await _all(*(self._ask_for(body, target, deeds) for body in named))
             if words := next((words for words in told if words), ""):
                 for name in left:
                     self._refuse(name, target, words=words, is_taken=False)
                 return
             number = min(2 * number, CREATIONS_OF_A_JOB)
 
-    async def _create(self, body: Mapping[str, Any], target: Target, deeds: Deeds) -> str:
+    async def _ask_for(self, body: Mapping[str, Any], target: Target, deeds: Deeds) -> str:
         """The server's words when it would take no pod, whatever its name."""
-        name = body["metadata"]["name"]
         await self._rate.turn()
+        with self._unanswered.unless_answered(target.uid, body["metadata"]["name"]):
+            return await self._create(body, target, deeds)
+
+    async def _create(self, body: Mapping[str, Any], target: Target, deeds: Deeds) -> str:
+        name = body["metadata"]["name"]
         try:
             async with self._creations:
                 pod = await self._api.call("POST", paths.pods(target.namespace), body=body)
@@ -192,7 +204,7 @@ class Hands:
         if owner_of(pod) != target.uid:
             words = f"a pod of this name belongs to {owner_in_words(pod)}"
             self._refused(name, target, words=words, is_taken=True)
-        elif _is_watched(pod):
+        elif is_watched(pod):
             self._refusals.forget(target.uid, name)
             self._take_pod(pod)
         else:
@@ -242,7 +254,7 @@ class Hands:
         told = (target.key, action.name, action.reason)
         _log.info("%s: pod %s is deleted: %s", *told, extra=target.about(action.name))
         deeds.deleted.append(action)
-        if answer.get("kind") == "Pod" and _is_watched(answer):
+        if answer.get("kind") == "Pod" and is_watched(answer):
             self._take_pod(answer)
 
 
@@ -253,8 +265,3 @@ async def _all(*writes: Coroutine[Any, Any, T]) -> list[T]:
         if isinstance(outcome, BaseException):
             raise outcome
     return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
-
-
-def _is_watched(pod: Mapping[str, Any]) -> bool:
-    """Whether the watch of the pods tells what becomes of it."""
-    return JOB_LABEL in (pod["metadata"].get("labels") or {})

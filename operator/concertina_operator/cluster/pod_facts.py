@@ -87,6 +87,11 @@ def owner_of(document: Mapping[str, Any]) -> str:
     return str(_controller(document).get("uid", ""))
 
 
+def is_watched(document: Mapping[str, Any]) -> bool:
+    """Whether the watch of the pods tells what becomes of it."""
+    return JOB_LABEL in (document["metadata"].get("labels") or {})
+
+
 def owner_in_words(document: Mapping[str, Any]) -> str:
     """The controller of an object, as people name it."""
     owner = _controller(document)

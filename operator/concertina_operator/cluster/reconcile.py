@@ -3,8 +3,8 @@
 Called by the workers (workers.py) with a key from the queue; what to do is decided in plan.py, here
 it is done. In order:
 
-1. The job as it was last seen, and what is known of its pods, membership and reports; the last
-   reports of pods that have ended are read first (last_words.py).
+1. The job as it was last seen, and what is known of its pods, membership and reports; what a watch
+   may be late to tell is read first (unanswered.py, last_words.py).
 2. The plan, with what only this shell can say (decide.py).
 3. The job is confirmed live: by the status patch, which carries the resourceVersion that was
    planned from, else by a read. A job that has changed meanwhile is planned anew.
@@ -115,6 +115,7 @@ class Reconciler:
         if expiry is not None and expiry <= AT_ONCE:
             await self._delete(document)
             return None
+        await self._hands.look(key, uid=job.metadata.uid)
         await self._last_words.hear(key, job_uid=job.metadata.uid)
         membership = self._watched.memberships.get(key)
         target = Target(

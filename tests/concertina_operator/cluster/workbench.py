@@ -37,6 +37,8 @@ class CountedApi(Api):
         """Calls by verb and kind; those without effect apart."""
         self.lost: set[str] = set()
         """What never arrives, named like that."""
+        self.unheard: set[str] = set()
+        """What is done, and its answer never arrives."""
 
     async def call(self, verb: str, path: str, **options: Any) -> dict[str, Any]:
         parts = path.split("/")
@@ -46,7 +48,10 @@ class CountedApi(Api):
         self.sent[name] += 1
         if name in self.lost:
             raise Unreachable(0, "Unreachable", f"{name} was lost by the test")
-        return await super().call(verb, path, **options)
+        answer = await super().call(verb, path, **options)
+        if name in self.unheard:
+            raise Unreachable(0, "Unreachable", f"the answer to {name} was lost by the test")
+        return answer
 
 
 class Workbench:
