@@ -52,6 +52,8 @@ class Operator:
         self.place = f"operator-{name}"
         self.process: Process
         self._watches: dict[str, Watch] = {}
+        self._unanswered: set[str] = set()
+        """Pods that were asked for; nobody said whether they are there."""
         self._wake = True
         self._renewed_at = float("-inf")
         self.start()
@@ -75,6 +77,7 @@ class Operator:
         for watch in self._watches.values():
             watch.close()
         self._watches = {}
+        self._unanswered = set()
 
     def _main(self) -> None:
         while True:
@@ -142,6 +145,7 @@ class Operator:
         membership = self._watches["membership"].known.get("job")
         pods = self._watches["pod"].known
         reports = self._watches["report"].known
+        self._look_at_unanswered()
         self._hear_last_words(pods, reports)
         observed = Observed(
             job=stored.value,
@@ -162,17 +166,21 @@ class Operator:
                     answer = self._api.put_membership(action.membership, version=version)
                     self._watches["membership"].take_answer("job", answer.version, answer.value)
                 case CreatePod():
-                    try:
-                        answer = self._api.create_pod(action.name)
-                    except Conflict:
-                        answer = self._api.objects["pod"][action.name]
-                    self._watches["pod"].take_answer(action.name, answer.version, answer.value)
+                    self._create(action.name)
                 case DeletePod():
                     self._delete(action, version=versions.get(action.uid))
         if decided.actions:
             return RETRY_SECONDS
         wait = decided.requeue_after
         return STATUS_SECONDS if wait is None else min(wait.total_seconds(), STATUS_SECONDS)
+
+    def _look_at_unanswered(self) -> None:
+        """As cluster/unanswered.py: the watch may be late."""
+        for name in sorted(self._unanswered):
+            self._call()
+            if (found := self._api.objects["pod"].get(name)) is not None:
+                self._watches["pod"].take_answer(name, found.version, found.value)
+            self._unanswered.discard(name)
 
     def _hear_last_words(self, pods: dict[str, Stored], reports: dict[str, Stored]) -> None:
         """As cluster/last_words.py: pods and reports are watched apart."""
@@ -194,6 +202,15 @@ class Operator:
             self._call()
             answer = self._api.patch_status(decided.status, version=version)
             self._watches["job"].take_answer("job", answer.version, answer.value)
+
+    def _create(self, name: str) -> None:
+        self._unanswered.add(name)
+        try:
+            answer = self._api.create_pod(name)
+        except Conflict:
+            answer = self._api.objects["pod"][name]
+        self._watches["pod"].take_answer(name, answer.version, answer.value)
+        self._unanswered.discard(name)
 
     def _delete(self, action: DeletePod, *, version: int | None) -> None:
         try:

@@ -19,8 +19,8 @@ from concertina_trainer.rounds.phases import LAST_SAVE
 from concertina_trainer.snapshot import snapshots
 from concertina_trainer.snapshot.snapshots import Snapshots
 from tests.simulation.agent import Agent
-from tests.simulation.api_server import ApiServer
 from tests.simulation.faults import LOST_ANSWERS
+from tests.simulation.operators import Operator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,15 +198,24 @@ def _keeper_in_the_same_pod(right: Callable) -> Callable:
     return neighbours
 
 
-def _creates_under_any_name(right: Callable) -> Callable:
-    """A pod of a name that is taken gets another one."""
+def _draws_names(right: Callable) -> Callable:
+    """Every pod has a name of its own, which nobody knows whose answer is lost."""
+    numbers = count(1000)
 
-    def create_pod(self: Any, name: str) -> Any:
-        taken, (job, _, number) = self.objects["pod"], name.rpartition("-")
-        free = (f"{job}-{index}" for index in count(int(number)))
-        return right(self, next(one for one in free if one not in taken))
+    def create(self: Any, name: str) -> None:
+        drawn = f"{name.rpartition('-')[0]}-{next(numbers)}"
+        try:
+            right(self, drawn)
+        finally:
+            self._unanswered.discard(drawn)
 
-    return create_pod
+    return create
+
+
+def _looks_at_nothing(right: Callable) -> Callable:
+    """What became of creations that were not answered, the watch will tell some time."""
+    del right
+    return lambda _: None
 
 
 BUGS = (
@@ -275,10 +284,15 @@ BUGS = (
         bug=_keeper_in_the_same_pod,
     ),
     Planted(
-        name="a pod is created again when nobody was told that it is there",
-        seam=(ApiServer, "create_pod"),
-        bug=_creates_under_any_name,
+        name="pods have names that are not known before the answer",
+        seam=(Operator, "_create"),
+        bug=_draws_names,
         faults=(LOST_ANSWERS, "api slow"),
+    ),
+    Planted(
+        name="nobody looks at pods whose creation was not answered",
+        seam=(Operator, "_look_at_unanswered"),
+        bug=_looks_at_nothing,
     ),
 )
 """All of them."""

@@ -57,6 +57,7 @@ def test_no_schedule_breaks_a_promise():
         pytest.param(101310, id="the report of a pod that failed goes before the pod"),
         pytest.param(67639, id="max is lowered when a pod that was planned is created"),
         pytest.param(22685, id="a loss after resizes that no snapshot has outlasted"),
+        pytest.param(84, id="a pod whose creation was not answered, seen after what it replaces"),
     ],
 )
 def test_a_schedule_that_broke_a_promise_once_does_so_no_more(seed):
