@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from concertina_trainer.task import Loss, MapDataset, StopTraining, Task
 from tests.models import TinyLM, checkpoint_activations, compile_blocks, loss_sum, seeded, tokens
 
+HOGGED_NUMBERS = 2**30
+"""Of 4 bytes each."""
 OPTIMIZERS = {
     "AdamW": lambda p: torch.optim.AdamW(p, weight_decay=0.1),
     "SGD": lambda p: torch.optim.SGD(p, momentum=0.9, lr=0.1),
@@ -77,6 +79,7 @@ class TinyTask(Task):
         poison: tuple[int, ...] = (),
         stop_at: int | None = None,
         fail_at: int | None = None,
+        hog_at: int | None = None,
         evaluation_size: int = 0,
         layers: int = 3,
         width: int = 66,
@@ -93,6 +96,7 @@ class TinyTask(Task):
         self.poison = set(poison)
         self.stop_at = stop_at
         self.fail_at = fail_at
+        self.hog_at = hog_at
         self.evaluation_size = evaluation_size
         self.layers = layers
         self.width = width
@@ -154,6 +158,8 @@ class TinyTask(Task):
     def on_step(self, record: Mapping[str, Any]) -> StopTraining | None:
         if self.fail_at is not None and record.get("step", 0) >= self.fail_at:
             raise ValueError(f"the task fails at step {record['step']}")
+        if self.hog_at is not None and record.get("step", 0) >= self.hog_at:
+            torch.ones(HOGGED_NUMBERS)  # held by nobody, but written
         if self.stop_at is not None and record.get("step", 0) >= self.stop_at:
             return StopTraining("far enough")
         return None

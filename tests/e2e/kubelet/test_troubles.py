@@ -120,6 +120,20 @@ def test_a_task_that_raises_fails_the_job_in_its_own_words(node_cluster, operato
 
 
 @pytest.mark.matrix
+def test_a_pod_that_takes_more_memory_than_its_limit_fails_with_the_sizes(
+    node_cluster, operator, folder
+):
+    document = job_document(
+        config={"hog_at": 3}, pods={"min": 1, "max": 1}, failurePolicy={"backoffLimit": 0}
+    )
+    with applied(node_cluster, operator, folder, document, change=_with_a_memory_limit) as run:
+        run.kubectl("wait", f"atj/{run.name}", "--for=condition=Failed", "--timeout=120s")
+        failed = run.condition("Failed")
+        assert failed["reason"] == "OutOfMemory"
+        assert "the limit of the pod is 2.0 GiB" in failed["message"]
+
+
+@pytest.mark.matrix
 def test_a_job_whose_image_cannot_be_pulled_says_so_and_trains_once_it_can(
     node_cluster, operator, folder
 ):
@@ -168,6 +182,11 @@ def _in_host_network(pod: dict[str, Any]) -> None:
 def _always_ready(pod: dict[str, Any]) -> None:
     (trainer,) = pod["containers"]
     trainer["readinessProbe"] = {"exec": {"command": ["/usr/bin/true"]}, "periodSeconds": 1}
+
+
+def _with_a_memory_limit(pod: dict[str, Any]) -> None:
+    (trainer,) = pod["containers"]
+    trainer["resources"]["limits"]["memory"] = "2Gi"
 
 
 def _with_absent_image(pod: dict[str, Any]) -> None:
