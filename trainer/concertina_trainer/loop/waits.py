@@ -58,11 +58,12 @@ class Waits:
 
     def _attach(self, module: FSDPModule) -> None:
         groups = module._get_fsdp_state()._fsdp_param_groups
-        # What the task has chosen itself stays.
-        if len(groups) == 1 and type(groups[0]._all_gather_comm) in (DefaultAllGather, _AllGather):
+        if len(groups) != 1:
+            return
+        # What the task has chosen itself stays; what is ours is of the rounds before.
+        if type(groups[0]._all_gather_comm) in (DefaultAllGather, _AllGather):
             module.set_custom_all_gather(_AllGather(self))
-        ours = (DefaultReduceScatter, _ReduceScatter)
-        if len(groups) == 1 and type(groups[0]._reduce_scatter_comm) in ours:
+        if type(groups[0]._reduce_scatter_comm) in (DefaultReduceScatter, _ReduceScatter):
             module.set_custom_reduce_scatter(_ReduceScatter(self))
 
 

@@ -9,7 +9,8 @@ being entered is not in the one after it: that alone says nothing.
 
 As it runs whatever the worker waits for, it also gives the worker's signs of life (agent/pulse.py).
 It gives none any more for a worker that waits on although its connections are gone, so that the
-agent starts that worker anew: there are waits that gloo never ends (see sharding/messages.py).
+agent starts that worker anew: a task may wait in collectives of its own, which gloo may never end
+(see waiting.py).
 """
 
 import contextlib
