@@ -3,8 +3,10 @@
 A program of its own, of the standard library only: on a node it is process 1 of the cluster's PID
 namespace, where it reaps what is left to it. It does the steps of `steps.json` in order, then writes
 `ready`, or `failed` with the reason, and ends. Later it obeys orders: a file `orders/<component>`
-that holds `start`, `stop`, `freeze` or `thaw`, removed when that is done. When it ends, so does
-every process that it started; attached, it ends with whoever holds the other end of its input.
+that holds `start`, `stop`, `freeze` or `thaw`, removed when that is done. A component that ends by
+itself is started again, as a kubelet does it: kube-scheduler gives up when its cache contradicts
+the API server, which it may after an outage. When the supervisor ends, so does every process that
+it started; attached, it ends with whoever holds the other end of its input.
 """
 
 import ctypes
@@ -18,6 +20,8 @@ from pathlib import Path
 
 TICK_SECONDS = 0.05
 UNTIL_SECONDS = 120.0
+AGAIN_SECONDS = 1.0
+"""Between the end of a component and its next start."""
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 SIGNALS = {"stop": signal.SIGKILL, "freeze": signal.SIGSTOP, "thaw": signal.SIGCONT}
@@ -37,6 +41,8 @@ class Supervisor:
         self.argv: dict[str, list[str]] = {}
         self.pids: dict[str, int] = {}
         self.ended: dict[int, int] = {}
+        self.due: dict[str, float] = {}
+        """When components that ended by themselves are started again."""
 
     def start_all(self, steps: list[dict]) -> None:
         """Do the steps; raises StepFailed."""
@@ -112,11 +118,15 @@ class Supervisor:
                     order.unlink()
             for name, code in self.gone().items():
                 print(f"{name} ended with {code}", flush=True)
+                self.due[name] = time.monotonic() + AGAIN_SECONDS
+            for name in [name for name, at in self.due.items() if at <= time.monotonic()]:
+                self.obey(name, "start")
             # On a node every orphan comes here: nobody asks for its code.
             self.ended.clear()
 
     def obey(self, name: str, order: str) -> None:
         print(f"{order} {name}", flush=True)
+        self.due.pop(name, None)
         if order == "start" and name in self.argv and name not in self.pids:
             self.pids[name] = self.spawn(self.argv[name], log=name)
         elif order in SIGNALS and name in self.pids:

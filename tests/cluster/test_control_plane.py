@@ -1,9 +1,12 @@
 """The harness itself, at the level without a kubelet."""
 
+import contextlib
 import http.client
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +110,34 @@ def test_ends_with_its_owner_and_leaves_no_process(control_plane, tmp_path):
     wait_for(lambda: not any(each.is_alive() for each in started), lambda: f"{started} stay")
     stop(layout.state)
     assert not layout.state.exists()
+
+
+def schedulers(layout):
+    """Process ids."""
+    found = set()
+    for each in processes_of(layout):
+        with contextlib.suppress(FileNotFoundError):
+            program = Path(f"/proc/{each.pid}/cmdline").read_bytes().split(b"\0")[0]
+            found |= {each.pid} if program.endswith(b"/kube-scheduler") else set()
+    return found
+
+
+def test_a_component_that_gives_up_is_started_again(control_plane, tmp_path):
+    layout = Layout(
+        level=Level.CONTROL_PLANE,
+        state=tmp_path / "state",
+        binaries=binaries(),
+        ports=free_ports(),
+    )
+    theirs, ours = os.pipe()
+    start(layout, owner=theirs)
+    os.close(theirs)
+    (gone,) = schedulers(layout)
+    os.kill(gone, signal.SIGKILL)
+    wait_for(lambda: schedulers(layout) - {gone}, lambda: "no scheduler runs")
+    os.close(ours)
+    wait_for(lambda: not processes_of(layout), lambda: "processes stay")
+    stop(layout.state)
 
 
 def test_says_which_component_failed_and_what_it_said(control_plane, tmp_path):
