@@ -94,16 +94,17 @@ def test_an_api_server_can_be_stopped_frozen_and_started_again():
         assert api.get("/api/v1/namespaces/kept")["metadata"]["name"] == "kept"
 
 
-def test_ends_with_its_owner_and_leaves_no_process(control_plane, tmp_path):
-    layout = Layout(
-        level=Level.CONTROL_PLANE,
-        state=tmp_path / "state",
-        binaries=binaries(),
-        ports=free_ports(),
-    )
+def started_as_owner(state):
+    """A control plane of its own, which ends when the descriptor beside it is closed."""
+    layout = Layout(level=Level.CONTROL_PLANE, state=state, binaries=binaries(), ports=free_ports())
     theirs, ours = os.pipe()
     start(layout, owner=theirs)
     os.close(theirs)
+    return layout, ours
+
+
+def test_ends_with_its_owner_and_leaves_no_process(control_plane, tmp_path):
+    layout, ours = started_as_owner(tmp_path / "state")
     started = processes_of(layout)
     assert len(started) == 5  # the supervisor and four servers
     os.close(ours)
@@ -123,15 +124,7 @@ def schedulers(layout):
 
 
 def test_a_component_that_gives_up_is_started_again(control_plane, tmp_path):
-    layout = Layout(
-        level=Level.CONTROL_PLANE,
-        state=tmp_path / "state",
-        binaries=binaries(),
-        ports=free_ports(),
-    )
-    theirs, ours = os.pipe()
-    start(layout, owner=theirs)
-    os.close(theirs)
+    layout, ours = started_as_owner(tmp_path / "state")
     (gone,) = schedulers(layout)
     os.kill(gone, signal.SIGKILL)
     wait_for(lambda: schedulers(layout) - {gone}, lambda: "no scheduler runs")
